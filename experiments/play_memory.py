@@ -8,7 +8,7 @@ renders and points, marks, snapshots, and forks that are walked a little and clo
 stored states fill their megabytes at first. From then on, the resident memory of the server is
 compared with its mean of the first minutes. Exit status 1 where it has left that by more than 5%.
 
-The steps of the twin's engine are processes of their own and count, too.
+The processes of the twin's engine count, too; ``server_mb`` is the server's alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from websockets.asyncio.client import connect
 
 from experiments.playing import browser, servers
-from experiments.sessions import PAGE_VIEWS
+from experiments.sessions import PAGE_VIEWS, resident_mb
 from worldsim.runtime.json_config import write_json
 from worldsim.sessions.protocol import unpack
 
@@ -206,6 +206,7 @@ def main() -> int:
             told = {
                 "s": round(time.monotonic() - begun, 1),
                 "mb": browser.resident_mb(process),
+                "server_mb": resident_mb(process.pid),
                 "history_mb": round(history["bytes"] / 1e6, 1),
             }
             readings.append(told)

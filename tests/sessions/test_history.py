@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from worldsim.errors import InvalidInputError
+from worldsim.sessions.album import Album
 from worldsim.sessions.batcher import Held
 from worldsim.sessions.history import History, Moment
 from worldsim.sessions.protocol import (
@@ -19,6 +21,7 @@ from worldsim.sessions.protocol import (
     Settings,
     Walk,
 )
+from worldsim.sessions.stored_frames import StoredFrame
 from worldsim.state import Frame, WorldState
 
 pytestmark = pytest.mark.fast
@@ -109,6 +112,22 @@ def test_keyframes_stay_below_their_limit() -> None:
     gaps = [b - a for a, b in itertools.pairwise(steps)]
     assert sum(gaps[:5]) > 3 * sum(gaps[-5:])
     assert max(gaps) < 1200
+
+
+def test_frames_take_room_from_keyframes() -> None:
+    """Of 1,080 bytes, three frames of 4 x 4 pixels (48 + 32 + 64 bytes) leave six keyframes."""
+    history = History(10 * 108)
+    album = Album(history)
+    arrays = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), np.eye(4, dtype=np.float32)
+    for i in range(10):
+        history.keep(history.now, state(), Settings())
+        history.add(ActionEntry(a=0))
+        # The third and the later ones replace one another.
+        album.store(Moment(0, min(i + 1, 3)), StoredFrame(*arrays))
+    history.keep(history.now, state(), Settings())
+    assert history.frame_bytes == 3 * 144
+    assert len(history.keyframes) == 6 and history.bytes == 3 * 144 + 6 * 108
+    assert album.stored_to(Moment(0, 2)) == list(album.frames.values())[:2]
 
 
 def test_walks_can_be_loaded_again() -> None:

@@ -12,22 +12,28 @@ import pytest
 
 from worldsim.errors import NotFoundError
 from worldsim.sessions.protocol import TwinStartAt
+from worldsim.sessions.spare_twin import SpareTwin
+from worldsim.sessions.twin_process import TwinMaker
 from worldsim.sessions.twins import Twin
 from worldsim.world import World
-from worldsim.world.twin import make_twin
+from worldsim.world.twin import make_twin, recipe_of
 
 PATIENCE = 120.0
 
 
 @pytest.fixture(scope="module")
 def twin(room: World) -> Iterator[Twin]:
-    """A twin that has walked its history."""
+    """A twin that has walked its history, in a spare process that was ready for a longer one."""
+    spare = SpareTwin()
+    spare.prepare(TwinMaker(recipe_of(room), 9))
     start = TwinStartAt(
         kind="twin", history=4, options={"map": "room-6"}, policy="persistent", seed=3
     )
-    twin = Twin(room, start, 3)
+    twin = Twin(room, start, 3, spare)
     scene = twin.begin().result(PATIENCE)
     assert scene.rgb.shape[0] == 4
+    assert spare.take() is None
+    spare.close()
     assert twin.frame is not None
     assert np.array_equal(scene.rgb[-1].permute(1, 2, 0).numpy(), twin.frame.rgb)
     yield twin
@@ -68,6 +74,15 @@ def test_a_fork_repeats_the_walk(twin: Twin) -> None:
         assert np.array_equal(after[0].rgb, after[1].rgb)
     finally:
         fork.close()
+
+
+def test_a_spare_process_that_nobody_takes_ends() -> None:
+    spare = SpareTwin()
+    assert spare._worker is not None
+    spare._thread.submit(int).result(PATIENCE)
+    process = psutil.Process(spare._worker.process_id)
+    spare.close()
+    process.wait(PATIENCE)
 
 
 def test_errors_and_ends(room: World) -> None:

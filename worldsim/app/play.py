@@ -16,6 +16,7 @@ from worldsim.runtime.extras import missing
 from worldsim.runtime.hosts import is_own, require_port
 from worldsim.runtime.ranges import Count
 from worldsim.sessions.config import SessionsConfig
+from worldsim.sessions.spare_twin import SpareTwin
 
 if TYPE_CHECKING:
     from uvicorn import Server
@@ -60,16 +61,25 @@ def play(config: PlayConfig) -> None:
     Raises MissingDependencyError without FastAPI and uvicorn, and InvalidInputError if the port
     cannot be used.
     """
-    from worldsim.app.serve import run_server
+    require_port(config.host, config.port)
+    # It imports PyTorch beside this process.
+    spare = SpareTwin()
+    try:
+        from worldsim.app.serve import run_server
 
-    server, address = make_server(config)
-    if config.browser:
-        _open_when_started(server, address)
-    run_server(server)
+        server, address = make_server(config, spare)
+        if config.browser:
+            _open_when_started(server, address)
+        run_server(server)
+    finally:
+        spare.close()
 
 
-def make_server(config: PlayConfig) -> tuple[Server, str]:
-    """Return the server, which does not listen yet, and the page's address. It prints them."""
+def make_server(config: PlayConfig, spare: SpareTwin | None = None) -> tuple[Server, str]:
+    """Return the server, which does not listen yet, and the page's address. It prints them.
+
+    spare: a process for the twin of the first session.
+    """
     try:
         import uvicorn  # noqa: F401
 
@@ -86,7 +96,7 @@ def make_server(config: PlayConfig) -> tuple[Server, str]:
     painter = PaintingConfig(config.painter, config.painter_steps, config.device)
     router = play_router(name, Painting(config.places, painter), config.fresh)
     served = AppConfig(config.host, token)
-    app = create_app(sessions, served, routers=(router,), public=PUBLIC)
+    app = create_app(sessions, served, routers=(router,), public=PUBLIC, first=name, spare=spare)
     return server_of(app, served, config.port), f"http://{config.host}:{config.port}"
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SILENT_SECONDS = 300.0
 """A client that does not answer pings for so long is disconnected."""
+NEVER = 1_000_000
+"""Collections of the middle generation before one of all: more than a server sees."""
 OPEN_SECONDS = 10.0
 """Seconds that clients have to leave when the server ends."""
 
@@ -59,9 +61,12 @@ def serve(config: ServeConfig) -> None:
 
 def run_server(server: Server) -> None:
     """Run a server in a process of its own."""
-    # What is imported by now stays. To look through it for garbage would hold up every client.
+    # What is imported by now stays. To look through it for garbage would hold up every client. So
+    # would full collections later: the sessions' manager runs them while nobody steps.
     gc.collect()
     gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, NEVER)
     server.run()
 
 

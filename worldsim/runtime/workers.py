@@ -170,6 +170,11 @@ class Engine(Generic[T]):
                     ) from error
         raise AssertionError("unreachable")
 
+    def play_with(self, make: Callable[[], T]) -> None:
+        """Close what is held; the next part plays with what ``make`` creates."""
+        self.close()
+        self._make = make
+
     def close(self) -> None:
         """Close what is held, working or not."""
         held, self._held = self._held, None
@@ -299,6 +304,14 @@ class Worker(Generic[T]):
     def process_id(self) -> int | None:
         """Id of the process; None before the first call."""
         return None if self._seat.process is None else self._seat.process.pid
+
+    def play_with(self, make: Callable[[], T]) -> None:
+        """Let the process play with something else from now on, unless ``make`` is the same."""
+        if make == self._seat.make:
+            return
+        self._seat.make = make
+        if self._seat.process is not None:
+            self.call(_play_with, make)
 
     def call(self, function: Callable[..., R], *task: object) -> R:
         """Return ``function(engine, *task)``.
@@ -551,6 +564,10 @@ def _sendable(error: Exception) -> Exception:
     )
     sent.add_note(f"In a worker process:\n{traceback.format_exc()}")
     return sent
+
+
+def _play_with(engine: Engine[Closes], make: Callable[[], Closes]) -> None:
+    engine.play_with(make)
 
 
 def _close(engine: Engine[Closes]) -> None:

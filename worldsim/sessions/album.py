@@ -27,7 +27,7 @@ class Album:
     """
 
     def __init__(
-        self, history: History, root: Sequence[Frame] = (), first: bytes | None = None
+        self, history: History, root: Sequence[StoredFrame] = (), first: bytes | None = None
     ) -> None:
         self.history, self.root, self.first = history, tuple(root)[-FRAMES:], first
         self.frames: OrderedDict[Moment, StoredFrame] = OrderedDict()
@@ -52,7 +52,11 @@ class Album:
 
     def frames_to(self, moment: Moment) -> list[Frame]:
         """Return the frames from the reset to a moment; of a long walk, the newest."""
-        found: list[Frame] = list(self.root)
+        return [stored.frame() for stored in self.stored_to(moment)]
+
+    def stored_to(self, moment: Moment) -> list[StoredFrame]:
+        """Return what :meth:`frames_to` does, as it is stored, without copies."""
+        found = list(self.root)
         for branch, count in self.history.path(moment):
             for i, entry in enumerate(branch.entries[:count]):
                 stored = self.frames.get(Moment(branch.number, i + 1))
@@ -61,19 +65,27 @@ class Album:
                         # Older than what is kept: a trajectory has no gaps.
                         found = []
                         continue
-                    found.append(stored.frame())
+                    found.append(stored)
                 elif stored is not None and found:
-                    found[-1] = stored.frame()
+                    found[-1] = stored
         return found[-FRAMES:]
 
     def store(self, moment: Moment, frame: StoredFrame) -> None:
         """Store the frame of a moment. Of frames that are too many, small pictures stay."""
+        replaced = self.frames.get(moment)
+        self._grow(frame.bytes - (0 if replaced is None else replaced.bytes))
         self.frames[moment] = frame
         self.frames.move_to_end(moment)
         while len(self.frames) > FRAMES:
-            old, small = self.frames.popitem(last=False)
+            old, dropped = self.frames.popitem(last=False)
+            self._grow(-dropped.bytes)
             if old.entries % KEPT_EVERY == 0:
-                self.small[old] = picture_bytes(small.rgb, PictureFormat.WEBP)
+                small = picture_bytes(dropped.rgb, PictureFormat.WEBP)
+                self._grow(len(small) - len(self.small.get(old, b"")))
+                self.small[old] = small
+
+    def _grow(self, by: int) -> None:
+        self.history.frame_bytes += by
 
     def store_path(self, moment: Moment, frames: Sequence[Frame]) -> None:
         """Store the newest frames of the way to a moment."""

@@ -294,7 +294,8 @@ class Batcher:
     def _step(self, lane: Lane, requests: Sequence[StepRequest], begun: float) -> list[Outcome]:
         world, bucket = requests[0].world, lane.bucket
         helds = [request.held for request in requests]
-        for other in [held for held in lane.attached if held not in set(helds)]:
+        taking_part = set(helds)
+        for other in [held for held in lane.attached if held not in taking_part]:
             other.separate()
             lane.attached.discard(other)
         given = np.concatenate([request.act for request in requests])

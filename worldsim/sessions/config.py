@@ -33,7 +33,7 @@ class SessionsConfig:
     idle_minutes: Positive = 30.0
     """Minutes without a request after which a session is closed."""
     history_mb: Annotated[float, Gt(0), Le(100_000)] = 400.0
-    """Megabytes of states that one session keeps to rewind."""
+    """Megabytes of states and frames that one session keeps to rewind."""
     memory: Share = 0.5
     """Share of the device's memory that the states of all sessions may take."""
     state: Path | None = None

@@ -85,17 +85,25 @@ class Branch:
 class History:
     """The branches of one session, and the present moment.
 
-    keyframes_bytes: most bytes of keyframes. Above it, those are dropped that are close to others
-        and far from the present.
+    limit: most bytes of keyframes and frames. Above it, keyframes are dropped that are close to
+        others and far from the present.
+
+    Attributes:
+        frame_bytes: bytes of the frames that the session's album keeps.
     """
 
-    def __init__(self, keyframes_bytes: int) -> None:
-        self.limit = keyframes_bytes
+    def __init__(self, limit: int) -> None:
+        self.limit, self.frame_bytes = limit, 0
         self.branches = [Branch(0, None, 0, 0)]
         self.now = Moment(0, 0)
         self.keyframes: dict[Moment, Keyframe] = {}
-        self.bytes = 0
+        self._keyframe_bytes = 0
         self.entries = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of keyframes and frames."""
+        return self._keyframe_bytes + self.frame_bytes
 
     @property
     def position(self) -> Position:
@@ -207,7 +215,7 @@ class History:
             return
         size = bytes_of(held.batch)
         self.keyframes[moment] = Keyframe(held, settings, size)
-        self.bytes += size
+        self._keyframe_bytes += size
         while self.bytes > self.limit and len(self.keyframes) > 2:
             self._thin(moment)
 
@@ -234,7 +242,7 @@ class History:
                 if worst is None or loss < worst[0]:
                     worst = loss, moment
         assert worst is not None
-        self.bytes -= self.keyframes.pop(worst[1]).bytes
+        self._keyframe_bytes -= self.keyframes.pop(worst[1]).bytes
 
     def last_step(self, branch: int) -> int:
         """Return the step of a branch's last frame."""

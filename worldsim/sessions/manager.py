@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
+import os
 import secrets
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +21,7 @@ from worldsim.runtime.arguments import shown
 from worldsim.runtime.limits import return_freed_memory
 from worldsim.runtime.types import Array
 from worldsim.sessions.batcher import Batcher
-from worldsim.sessions.catalogue import Catalogue, describe_actions
+from worldsim.sessions.catalogue import Catalogue, VariantKey, describe_actions
 from worldsim.sessions.config import SessionsConfig, require_bucket
 from worldsim.sessions.history import History, Moment
 from worldsim.sessions.protocol import (
@@ -34,7 +38,10 @@ from worldsim.sessions.protocol import (
 )
 from worldsim.sessions.saved import LatestMoment, SavedInfo, SavedSession, SavedSessions
 from worldsim.sessions.session import Progress, Session
+from worldsim.sessions.spare_twin import SpareTwin
+from worldsim.sessions.twin_process import TwinMaker
 from worldsim.world.engine import resolve_engine, total_memory
+from worldsim.world.twin import recipe_of
 from worldsim.world.world import World
 
 Result = TypeVar("Result")
@@ -48,6 +55,13 @@ FRESH = 60.0
 TRIM_SECONDS = 30.0
 """Seconds from one return of freed memory to the next. States and snapshots come and go, and the
 allocator keeps what lies between those that stay."""
+SPARE_SECONDS = 300.0
+"""Seconds after the server's start at which a spare process that nobody has taken is ended."""
+ASIDE_NICENESS = 10
+"""Niceness of the threads that save and export."""
+COLLECT_SECONDS = 600.0
+"""Seconds from one full garbage collection to the next while clients step. It looks at every object
+of every session and holds up all clients, so it runs by itself where nobody steps."""
 ON_CPU, ON_GPU = 16, 256
 """Sessions by default."""
 GPU_BUCKET = 128
@@ -68,6 +82,7 @@ class SessionManager:
     config: limits and defaults.
     worlds: loaded worlds by name, instead of those of ``config``.
     painter: of dreams that are painted ahead; by default the shipped one.
+    spare: a process for the twin of the first session that wants one.
     """
 
     def __init__(
@@ -75,8 +90,9 @@ class SessionManager:
         config: SessionsConfig,
         worlds: Mapping[str, World] | None = None,
         painter: Painter | None = None,
+        spare: SpareTwin | None = None,
     ) -> None:
-        self.config = config
+        self.config, self.spare = config, spare
         self.catalogue = Catalogue(
             config.worlds, config.device, painter, dict(worlds or {}), config.places
         )
@@ -85,12 +101,14 @@ class SessionManager:
         self.sessions: dict[str, Session] = {}
         self.watchers: dict[str, Watcher] = {}
         self.started_at = time.time()
-        self._aside = ThreadPoolExecutor(2, "worldsim-aside")
+        self._aside = ThreadPoolExecutor(2, "worldsim-aside", _step_back)
         self._saved_roots: dict[str, History] = {}
         self._saved_at: dict[str, tuple[float, int]] = {}
         self._making = 0
-        self._trimmed_at = time.time()
+        self._trimmed_at = self._collected_at = self._stepped_at = time.time()
+        self._steps_seen = 0
         self._task: asyncio.Task[None] | None = None
+        self._first: World | None = None
 
     # Finding.
 
@@ -150,6 +168,17 @@ class SessionManager:
         )
 
     # Making.
+
+    def load_first(self, world: str) -> None:
+        """Load the world of the first session, and start its twin's engine in the spare process.
+
+        Errors show when a session asks for it.
+        """
+        key = VariantKey(world, self.config.engine, Settings())
+        with contextlib.suppress(WorldsimError):
+            self._first = self.catalogue.variant(key)
+            if self.spare is not None:
+                self.spare.prepare(TwinMaker(recipe_of(self._first), TwinStartAt().history))
 
     async def create(
         self,
@@ -217,6 +246,7 @@ class SessionManager:
                 history_bytes=int(1e6 * self.config.history_mb),
                 settings=settings,
                 title=title,
+                spare=self.spare,
             )
             opened = await session.open()
             own = self.config.bucket or (GPU_BUCKET if opened.device.type == "cuda" else 1)
@@ -330,7 +360,23 @@ class SessionManager:
                 if changed and now - when >= self.config.save_seconds:
                     with contextlib.suppress(WorldsimError, OSError):
                         await self.save(session)
-        if now - self._trimmed_at >= TRIM_SECONDS:
+        if self.spare is not None and now - self.started_at >= SPARE_SECONDS:
+            spare, self.spare = self.spare, None
+            await asyncio.to_thread(spare.close)
+        await self._clean(now)
+
+    async def _clean(self, now: float) -> None:
+        """Free memory while nobody steps, or when it has waited for long."""
+        resting = self.batcher.steps == self._steps_seen
+        self._steps_seen = self.batcher.steps
+        due = now - self._collected_at >= COLLECT_SECONDS
+        if due or (resting and self._collected_at < self._stepped_at):
+            self._collected_at = now
+            gc.collect()
+        if not resting:
+            self._stepped_at = now
+        # On a GPU, states take none of this memory.
+        if not self.on_gpu and now - self._trimmed_at >= TRIM_SECONDS:
             self._trimmed_at = now
             await asyncio.to_thread(return_freed_memory)
 
@@ -478,4 +524,14 @@ class SessionManager:
         for session in list(self.sessions):
             await self.close(session, "shutdown", "the server is shutting down")
         await asyncio.to_thread(self.batcher.close)
+        if self.spare is not None:
+            await asyncio.to_thread(self.spare.close)
         self._aside.shutdown(wait=False, cancel_futures=True)
+
+
+def _step_back() -> None:
+    """Let the steps' thread go first: saves and exports may wait."""
+    # Linux has a priority for each thread, other systems for the process alone.
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), ASIDE_NICENESS)

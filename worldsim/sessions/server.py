@@ -33,6 +33,7 @@ from worldsim.sessions.manager import SessionManager
 from worldsim.sessions.operations import Answer, perform
 from worldsim.sessions.saved import SavedInfo
 from worldsim.sessions.session import Session
+from worldsim.sessions.spare_twin import SpareTwin
 from worldsim.sessions.views import picture_bytes
 from worldsim.world.world import World
 
@@ -116,6 +117,8 @@ def create_app(
     public: Sequence[str] = (),
     worlds: Mapping[str, World] | None = None,
     painter: Painter | None = None,
+    first: str | None = None,
+    spare: SpareTwin | None = None,
 ) -> FastAPI:
     """Return the application; ``app.state.manager`` is its :class:`SessionManager`.
 
@@ -125,16 +128,23 @@ def create_app(
     public: paths of theirs that need no token, see :class:`worldsim.sessions.guard.Guard`.
     worlds: loaded worlds by name, instead of those of ``sessions``.
     painter: of dreams that are painted ahead; by default the shipped one.
+    first: world that is loaded as soon as the server starts.
+    spare: a process for the first twin, which the application ends.
     """
     config = app or AppConfig()
-    manager = SessionManager(sessions or SessionsConfig(), worlds, painter)
+    manager = SessionManager(sessions or SessionsConfig(), worlds, painter, spare)
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         manager.start()
+        loading = None
+        if first is not None:
+            loading = asyncio.create_task(asyncio.to_thread(manager.load_first, first))
         try:
             yield
         finally:
+            if loading is not None:
+                await loading
             await manager.shut_down()
 
     made = FastAPI(

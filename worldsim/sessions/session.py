@@ -56,6 +56,8 @@ from worldsim.sessions.protocol import (
     TwinStartAt,
     Walk,
 )
+from worldsim.sessions.spare_twin import SpareTwin
+from worldsim.sessions.stored_frames import StoredFrame
 from worldsim.sessions.twins import Twin, TwinFrame
 from worldsim.sessions.views import picture_bytes
 from worldsim.state import (
@@ -89,7 +91,8 @@ class Session:
     world: name of its world in ``catalogue``.
     engine: how steps are run.
     bucket: batch bucket of its steps.
-    history_bytes: most bytes of keyframes.
+    history_bytes: most bytes of keyframes and frames.
+    spare: a process that may be ready for its twin.
     """
 
     def __init__(
@@ -103,11 +106,12 @@ class Session:
         history_bytes: int,
         settings: Settings | None = None,
         title: str = "",
+        spare: SpareTwin | None = None,
     ) -> None:
         self.id, self.world_name, self.title = id, world, title
         self.catalogue, self.batcher = catalogue, batcher
         self.engine, self.bucket, self.history_bytes = engine, bucket, history_bytes
-        self.settings = settings or Settings()
+        self.settings, self.spare = settings or Settings(), spare
         self.lock = asyncio.Lock()
         self.created_at = self.used_at = time.time()
         self.warnings: list[str] = []
@@ -166,7 +170,7 @@ class Session:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of its state, keyframes and marks."""
+        """Bytes of its state, keyframes, frames and marks."""
         marks = sum(key.bytes for _, key in self.marks.values())
         return self.state_bytes + self.history.bytes + marks
 
@@ -243,7 +247,7 @@ class Session:
         twin_walk: Twin | None = None
         try:
             if isinstance(start, TwinStartAt):
-                twin_walk = Twin(world, start, _twin_seed(start, seed or 0))
+                twin_walk = Twin(world, start, _twin_seed(start, seed or 0), self.spare)
                 scene = await _wait(twin_walk.begin())
                 frames: JsonObject = {"frames": scene}
                 scene, dream_seed = await asyncio.to_thread(self._starts().choose, rng, frames)
@@ -263,7 +267,7 @@ class Session:
         self.start, self.seed, self._rng = start, seed, rng
         self._take_twin(twin_walk)
         packed = await self._call(present.held.pack)
-        self._begin_history(present, packed, first, 0)
+        self._begin_history(present, packed, StoredFrame.each_of(first), 0)
         return self.now
 
     def _starts(self) -> Starts:
@@ -288,7 +292,7 @@ class Session:
         return present_at(world, self.settings, Held(state))
 
     def _begin_history(
-        self, present: Present, packed: Held, frames: Sequence[Frame], elapsed: int
+        self, present: Present, packed: Held, frames: Sequence[StoredFrame], elapsed: int
     ) -> None:
         """Take over a present without a past."""
         self.history = History(self.history_bytes)
@@ -522,7 +526,7 @@ class Session:
         self.start, self.seed = SnapshotStartAt(), None
         self._take_twin(None)
         self.opened = world
-        frames = snapshot.frames or (present.frame.frame(),)
+        frames = StoredFrame.each_of(snapshot.frames) or [present.frame]
         self._begin_history(present, packed, frames, int(snapshot.elapsed[0]))
         return self.now
 
@@ -552,7 +556,7 @@ class Session:
 
     async def regain_twin(self, start: TwinStartAt, seed: int) -> None:
         """Make the twin of a session that was resumed, and bring it to the present."""
-        twin = Twin(await self.open(), start, _twin_seed(start, seed))
+        twin = Twin(await self.open(), start, _twin_seed(start, seed), self.spare)
         try:
             await _wait(twin.begin())
         except WorldsimError as error:
@@ -611,7 +615,7 @@ class Session:
         other._begin_history(
             dataclasses.replace(now, held=held, twin=None),
             held,
-            tuple(self.frames_to()),
+            self.album.stored_to(self.history.now),
             self.elapsed + self.history.step,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,16 @@ class StoredFrame:
             )
             for i in range(rows)
         ]
+
+    @classmethod
+    def each_of(cls, frames: Sequence[Frame]) -> list[StoredFrame]:
+        """Copy frames, each a batch of one."""
+        return [cls.rows_of(frame, 1)[0] for frame in frames]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its arrays."""
+        return sum(x.nbytes for x in (self.rgb, self.code, self.pose) if x is not None)
 
     def frame(self) -> Frame:
         """Return the frame, a batch of one on the CPU."""

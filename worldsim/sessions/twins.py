@@ -14,6 +14,7 @@ from worldsim.errors import EngineError, WorldsimError
 from worldsim.runtime.types import Action
 from worldsim.runtime.workers import Worker
 from worldsim.sessions.protocol import TwinStartAt
+from worldsim.sessions.spare_twin import SpareTwin
 from worldsim.sessions.twin_process import (
     RunningTwin,
     TwinFrame,
@@ -37,13 +38,17 @@ class Twin:
     world: the world that imitates it.
     start: how its episode begins.
     seed: seed of that episode.
+    spare: a process that may be ready.
 
     The methods return futures. Their errors are those of
     :func:`worldsim.world.twin.make_twin`, and EngineError.
     """
 
-    def __init__(self, world: World, start: TwinStartAt, seed: int) -> None:
+    def __init__(
+        self, world: World, start: TwinStartAt, seed: int, spare: SpareTwin | None = None
+    ) -> None:
         self.world, self.start, self.seed = world, start, seed
+        self._spare = spare
         self._actions: list[Action] = []
         """All actions since the episode's reset; the first ones are those of the history."""
         self._before = 0
@@ -101,7 +106,13 @@ class Twin:
 
     def _running(self) -> Worker[RunningTwin]:
         if self._worker is None:
-            self._worker = Worker(TwinMaker(recipe_of(self.world), self.start.history))
+            make = TwinMaker(recipe_of(self.world), self.start.history)
+            worker = None if self._spare is None else self._spare.take()
+            if worker is None:
+                worker = Worker(make)
+            else:
+                worker.play_with(make)
+            self._worker = worker
         return self._worker
 
     def _begin(self) -> SceneStart:

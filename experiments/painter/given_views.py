@@ -61,10 +61,10 @@ class Config:
 
     test: Path
     """Folder of look-arounds of test maps."""
-    train: Path
-    """Folder of look-arounds of train maps, for the median map."""
     out: Path
     """Folder of paintings."""
+    train: Path | None = None
+    """Folder of look-arounds of train maps, for the median map of depths."""
     json: Path | None = None
     """File of the results; by default ``given_views.json`` in the folder."""
     painter: str = DEFAULT_PAINTER
@@ -291,6 +291,15 @@ def measure_views(config: Config, fresh: Painted, single: Painted, places: Place
     return {**figures.values, "ci95": figures.ci95}
 
 
+def median_of(config: Config) -> tuple[Tensor, int]:
+    """Return the median inverse depth (h, w) of train places, and how many there are."""
+    assert config.train is not None, "the depth of pictures needs --train"
+    codes = torch.from_numpy(
+        first_sets(config.train, config.places).inverse_depth[:, 0].astype("int32")
+    )
+    return codes.flatten(1).median(0).values.view(codes.shape[1:]), len(codes)
+
+
 def main(config: Config) -> Found:
     """Measure all arms; results are written after each of them."""
     began = time.monotonic()
@@ -301,20 +310,16 @@ def main(config: Config) -> Found:
     test = load_test_places(config.test, config.places, painter.spec)
     places = test.places.to(painter.device)
     paintings = Paintings(painter, config.out, config.batch, config.seed)
-    codes = torch.from_numpy(
-        first_sets(config.train, config.places).inverse_depth[:, 0].astype("int32")
-    )
-    median_code = codes.flatten(1).median(0).values.view(codes.shape[1:])
     result: Found = {
         "painter_sha256": painter.weights_id,
         "test_places_sha256": test.sha256,
         "places": len(places),
         "view_places": min(len(places), config.view_places),
-        "train_places": len(codes),
         "device": str(painter.device),
     }
     with torch.no_grad():
         if config.depths:
+            median_code, result["train_places"] = median_of(config)
             samples = depth_samples(paintings, places)
             result["depth"] = measure_depth(config, samples, places, median_code)
             print(json.dumps({k: v["ratio"] for k, v in result["depth"].items()}), flush=True)

@@ -33,7 +33,7 @@ from worldsim.memory.painted import integrate_painted
 from worldsim.memory.points import PointMemory
 from worldsim.memory.slots import Points
 from worldsim.memory.strays import hang_alone
-from worldsim.protocols import Painter, PaintInputs, identity_of
+from worldsim.protocols import GraphPainter, Painter, PaintInputs, identity_of
 from worldsim.runtime.json_config import check_ranges, to_json
 from worldsim.runtime.ranges import Count, NotNegative, Share
 from worldsim.state import Frame, MemoryView, WorldState, map_tensors
@@ -125,6 +125,7 @@ class PaintAhead:
         self, painter: Painter, memory: object, config: PaintAheadConfig | None = None
     ) -> None:
         self.painter, self.config = painter, config or PaintAheadConfig()
+        self._running = painter
         if not isinstance(memory, PointMemory):
             raise MissingGeometryError(
                 f"a dream is painted ahead into its point memory, and this world has "
@@ -136,6 +137,11 @@ class PaintAhead:
                 f"{painter.spec.views}: give fewer views."
             )
         self.memory = memory
+
+    def use_graphs(self, graphs: bool) -> None:
+        """Set whether a :class:`worldsim.protocols.GraphPainter` runs as CUDA graphs."""
+        can = graphs and isinstance(self.painter, GraphPainter)
+        self._running = self.painter.with_graphs() if can else self.painter  # type: ignore[attr-defined]
 
     @property
     def identity(self) -> str:
@@ -182,7 +188,7 @@ class PaintAhead:
 
     def _paint(self, data: Points, inputs: PaintInputs) -> Points:
         """Return the memories of a batch with their places painted."""
-        frames = map_tensors(lambda x: x.to(inputs.seed.device), self.painter.paint(inputs))
+        frames = map_tensors(lambda x: x.to(inputs.seed.device), self._running.paint(inputs))
         n = inputs.pose.shape[1]
         for i in range(n):
             frame = map_tensors(lambda x, i=i: x[i::n].contiguous(), frames)

@@ -208,6 +208,8 @@ class World:
     def _run_by(self, engine: EngineConfig) -> None:
         self.engine = engine
         takes = Takes.ALL if self.painting is None else self.painting.config.takes
+        if self.painting is not None:
+            self.painting.use_graphs(engine.graph)
         step = Step.of(
             self.config, self._dynamics, self.memory, self.ego_motion, self.outcome, takes
         )

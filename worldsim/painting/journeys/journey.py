@@ -20,10 +20,10 @@ from torch import Tensor
 from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, PaintingError
 from worldsim.memory.gaps import close_mask
-from worldsim.memory.painted import integrate_painted
+from worldsim.memory.painted import captured_from_afar, integrate_painted
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.slots import Points
-from worldsim.memory.strays import hang_alone, in_free_space
+from worldsim.memory.strays import hang_alone, in_free_space, stand_alone
 from worldsim.painting.journeys.openings import Opening, find_openings
 from worldsim.painting.journeys.site import (
     MOST_CAMERAS,
@@ -54,6 +54,8 @@ from worldsim.state import Frame, MemoryView, concatenate, map_tensors
 
 LEAST_HOLE = 0.25
 """Share of the view ahead that the memory must not know for a camera to lead to a new place."""
+LONELY_PIXELS = 2.0
+"""Radius in pixels in which points have neighbours."""
 MOST_POINTS = 2**22
 """Largest capacity of a journey's memory in points."""
 
@@ -101,6 +103,12 @@ class JourneyConfig:
     straighten: Annotated[int, Ge(0), Le(8)] = 0
     """Passes that straighten the surfaces of painted depth
     (:func:`worldsim.painting.journeys.straight.straighten`)."""
+    finer: bool = True
+    """Whether painted pixels replace points that were captured from much further away
+    (``PointMemoryConfig.replace_ratio``), as frames do in any memory."""
+    neighbours: Annotated[int, Ge(0), Le(64)] = 3
+    """After each place, points with fewer others around them leave the memory
+    (:func:`worldsim.memory.strays.stand_alone`, within two pixels); 0 keeps all."""
     covered: Share = 0.95
     """A place of whose surroundings the memory knows more than this share is not painted."""
 
@@ -320,16 +328,26 @@ class JourneyMaker:
             for i, frame in enumerate(split(frames)):
                 data = self._integrate(data, frame, len(trip) * self.config.headings + i, seen)
                 seen.append(frame)
+            if self.config.neighbours:
+                focal = self.painter.spec.intrinsics[0]
+                alone = stand_alone(data, focal, LONELY_PIXELS, self.config.neighbours)
+                data = self.memory.remove(data, alone)
         return Trip((*trip.stops, stop), (*trip.frames, frames), data)
 
     def _integrate(self, data: Points, frame: Frame, step: int, seen: Sequence[Frame]) -> Points:
-        """Add what the memory did not know yet, as painted points, but not what hangs in the air.
+        """Add what the memory did not know as finely yet, but not what hangs in the air.
 
         seen: earlier views of the journey.
         """
         assert frame.pose is not None
         camera = self._camera(frame.pose)
-        left_out = self.memory.render(data, camera).mask | hang_alone(frame)
+        known = self.memory.render(data, camera)
+        left_out = known.mask
+        if self.config.finer:
+            left_out = left_out & ~captured_from_afar(
+                known, frame, self.memory.config.replace_ratio
+            )
+        left_out = left_out | hang_alone(frame)
         if seen:
             others: Frame = concatenate(seen)
             assert others.pose is not None

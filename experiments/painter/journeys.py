@@ -135,7 +135,7 @@ ARMS: Mapping[str, Arm] = {
     # Painted pixels replace points that were captured from afar.
     "finer": Arm({**LEAD_ON, "finer": True}),
     # Points without neighbours leave the memory.
-    "neighbours": Arm({**LEAD_ON, "neighbours": 3}),
+    "neighbours": Arm({**LEAD_ON, "neighbours": 2}),
     # Both, as shipped, and locally plane depth.
     "plane": Arm({"straighten": 2}),
     "crowded": Arm({"neighbours": 4}),

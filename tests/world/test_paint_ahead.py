@@ -26,7 +26,14 @@ from worldsim.protocols import PainterSpec, PaintInputs
 from worldsim.scenes.recorded import RecordedScenes
 from worldsim.state import Frame, flatten
 from worldsim.world import World
-from worldsim.world.paint_ahead import PaintAheadConfig, Takes, contradicts, taken_pixels
+from worldsim.world.engine import EngineConfig
+from worldsim.world.paint_ahead import (
+    PaintAhead,
+    PaintAheadConfig,
+    Takes,
+    contradicts,
+    taken_pixels,
+)
 from worldsim.world.scene_files import load_scene
 
 FORWARD = 1
@@ -312,6 +319,33 @@ def test_painted_walls_stand_in_the_way_as_observed_ones_do() -> None:
     # 1 m ahead is 12.5 cells above the middle of the map.
     assert level.nonzero()[:, 0].unique().tolist() == [11]
     assert not memory.surroundings(empty, pose).any()
+
+
+def test_engines_with_graphs_ask_the_painter_for_them(tiny: World, painted: World) -> None:
+    class Graphing:
+        """Counts how often it is asked."""
+
+        spec = random_painter().spec
+        asked = 0
+
+        def paint(self, inputs: PaintInputs) -> Frame:
+            raise NotImplementedError
+
+        def with_graphs(self) -> NetworkPainter:
+            self.asked += 1
+            return random_painter()
+
+    painter = Graphing()
+    ahead = PaintAhead(painter, tiny.memory)
+    before = ahead.identity
+    ahead.use_graphs(False)
+    assert painter.asked == 0
+    ahead.use_graphs(True)
+    assert painter.asked == 1 and ahead.identity == before and ahead.painter is painter
+    # The network's painter has none on a CPU, and paints the same.
+    env, other = begin(painted), begin(painted.with_engine(EngineConfig(graph=True)))
+    for _ in range(4):
+        assert np.array_equal(env.step(FORWARD)[0], other.step(FORWARD)[0])
 
 
 def test_bad_settings_are_named(tiny: World) -> None:

@@ -106,7 +106,7 @@ class JourneyConfig:
     finer: bool = True
     """Whether painted pixels replace points that were captured from much further away
     (``PointMemoryConfig.replace_ratio``), as frames do in any memory."""
-    neighbours: Annotated[int, Ge(0), Le(64)] = 3
+    neighbours: Annotated[int, Ge(0), Le(64)] = 2
     """After each place, points with fewer others around them leave the memory
     (:func:`worldsim.memory.strays.stand_alone`, within two pixels); 0 keeps all."""
     covered: Share = 0.95

@@ -95,7 +95,7 @@ def test_anchors_are_spread_and_later_groups_stand_beside_what_is_there():
             assert {(i - 1) % 8, (i + 1) % 8} & {*group.given, *group.painted}
 
 
-def test_views_views_at_once_are_painted_in_pairs():
+def test_views_beside_given_ones_are_painted_in_pairs():
     """0, 1 and 2 are headings 0, 3 and 6 of 8; the others are 1, 2, 4, 5 and 7."""
     poses = ring(level_pose(), 8)[[0, 3, 6, 1, 2, 4, 5, 7]]
     pairs = plan_groups(poses, 3, 8, together=2)

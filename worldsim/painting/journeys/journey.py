@@ -43,11 +43,19 @@ from worldsim.painting.journeys.travel import (
     next_cameras,
 )
 from worldsim.painting.journeys.trip import Attempt, Stop, Trip
-from worldsim.painting.places.place import EYE_HEIGHT, frames_at, known_view, level_pose, ring
+from worldsim.painting.places.place import (
+    EYE_HEIGHT,
+    POINT_BYTES,
+    frames_at,
+    known_view,
+    level_pose,
+    ring,
+)
 from worldsim.painting.validation.checks import Views
 from worldsim.painting.validation.validator import Validator, Verdict, failures, passed
 from worldsim.protocols import DescriptionGenerator, Painter, PromptPainter
 from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ranges import NotNegative, Positive, Seed, Share
 from worldsim.runtime.types import Array
 from worldsim.state import Frame, MemoryView, concatenate, map_tensors
@@ -129,6 +137,8 @@ class JourneyMaker:
     describe: reads the words.
     config: settings.
     validator: judges the views; by default that of the painter's views.
+
+    Raises OutOfMemoryError if the memory of all places does not fit.
     """
 
     def __init__(
@@ -144,7 +154,9 @@ class JourneyMaker:
         self.validator = validator or Validator.for_painter(painter)
         spec = painter.spec
         points = self.config.length * self.config.headings * spec.height * spec.width
-        self.memory = PointMemory(PointMemoryConfig(capacity=min(MOST_POINTS, points)))
+        capacity = min(MOST_POINTS, points)
+        require_memory_for(2 * POINT_BYTES * capacity, f"a memory of {capacity:,} points")
+        self.memory = PointMemory(PointMemoryConfig(capacity=capacity))
 
     def begin(self) -> Trip:
         """Return a journey without places."""

@@ -263,10 +263,7 @@ def dream(world: World, test: TestSet, state: WorldState, given: bool) -> Dreams
     history = test.config.history
     found: list[Dreams] = []
     for t in range(history, history + test.config.horizon):
-        if world.painting is not None:
-            looked = world.painting.look(state)
-            if looked is not None:
-                state = world.put(state, *looked)
+        state = world.look(state)
         before = state.memory
         pose = test.pose[:, t] if given else None
         state, transition = world.step(state, test.act[:, t - 1], pose=pose)

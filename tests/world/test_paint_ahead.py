@@ -157,21 +157,28 @@ def test_all_places_are_painted_in_one_call_and_do_not_affect_each_other(
     state = world.initial([scenes.load(name) for name in names], [3, 4, 5])
     assert world.painting is not None
     found = world.painting.look(state)
-    assert found is not None
-    index, together = found
-    assert index.tolist() == [0, 1, 2]
+    assert found is not None and found.index.tolist() == [0, 1, 2]
+    before = flatten(state)
+    together = found.apply(state)
+    assert all(torch.equal(before[name], value) for name, value in flatten(state).items())
     needy = [int(n) for n in is_painted(together.memory).sum(1) > 0]
     assert counting.calls == [sum(needy)]
-    assert sum(needy) >= 2
+    assert sum(needy) >= 2 and found.painted is not None
+    assert found.painted.tolist() == [i for i in range(3) if needy[i]]
     for i in range(3):
-        alone = world.painting.look(state.select(torch.tensor([i])))
-        assert alone is not None
-        one, row = flatten(alone[1]), flatten(together.select(torch.tensor([i])))
+        alone = world.look(state.select(torch.tensor([i])))
+        one, row = flatten(alone), flatten(together.select(torch.tensor([i])))
         assert all(torch.equal(one[name], row[name]) for name in row)
     # Only those that are due look.
     later = dataclasses.replace(together, step=together.step + torch.tensor([4, 1, 0]))
     again = world.painting.look(later)
-    assert again is not None and again[0].tolist() == [0]
+    assert again is not None and again.index.tolist() == [0]
+    assert again.apply(later).looked.tolist() == [4, 0, 0]
+    # In place, as engines with buffers do it.
+    held = later.clone()
+    again.apply(held, in_place=True)
+    one, other = flatten(held), flatten(again.apply(later))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def frame_of(rgb: int, depth: float, camera: Camera) -> Frame:

@@ -239,7 +239,7 @@ def test_bad_settings_are_named():
 
 def test_too_little_memory_is_named(monkeypatch: pytest.MonkeyPatch):
     """3 places of 6 views, and 8 views of one place."""
-    monkeypatch.setattr(worldsim.runtime.limits, "available_memory", lambda: 2**20)
+    monkeypatch.setattr(worldsim.runtime.limits, "available_memory", lambda: 2**19)
     spec = HallPainter().spec
     pixels = spec.height * spec.width
     with pytest.raises(OutOfMemoryError, match=f"a memory of {18 * pixels:,} points"):

@@ -399,6 +399,18 @@ class PreviewPainter(Protocol):
 
 
 @runtime_checkable
+class GraphPainter(Protocol):
+    """A painter that can run as CUDA graphs, for engines that do so."""
+
+    def with_graphs(self) -> Painter:
+        """Return the same painter, which runs as CUDA graphs if it is on a GPU.
+
+        They are captured for each number of views when it is first painted.
+        """
+        ...
+
+
+@runtime_checkable
 class ScoresViews(Protocol):
     """A painter that can tell how unusual a view is."""
 

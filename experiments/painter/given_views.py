@@ -61,10 +61,10 @@ class Config:
 
     test: Path
     """Folder of look-arounds of test maps."""
-    train: Path
-    """Folder of look-arounds of train maps, for the median map."""
     out: Path
     """Folder of paintings."""
+    train: Path | None = None
+    """Folder of look-arounds of train maps, for the median map of depths."""
     json: Path | None = None
     """File of the results; by default ``given_views.json`` in the folder."""
     painter: str = DEFAULT_PAINTER
@@ -79,6 +79,10 @@ class Config:
     """By default CUDA if it is available."""
     seed: int = 0
     """Of the paintings."""
+    depths: bool = True
+    """Measure the depth of pictures, too."""
+    view_arms: tuple[str, ...] | None = None
+    """Arms of given views, of :data:`VIEW_ARMS`; by default all."""
     seconds: float = 1e9
     """No arm begins after this time."""
     bootstrap: int = 2000
@@ -202,29 +206,14 @@ def together_low(paintings: Paintings, places: Places) -> Painted:
     return Painted(found.rgb[:, k:], found.code[:, k:])
 
 
-def in_groups(
-    name: str, groups: Sequence[Sequence[int]], shown: bool = False
-) -> Callable[[Paintings, Places], Painted]:
-    """Return what paints groups of headings one after the other, with earlier ones given.
+def in_groups(name: str, together: int, shown: bool = False) -> Draw:
+    """Return what paints groups of at most ``together`` headings, with earlier ones given.
 
     shown: whether the memory holds the earlier ones, too.
     """
 
     def paint(paintings: Paintings, places: Places) -> Painted:
-        order, now = list(joint.GIVEN), places
-        for number, group in enumerate(groups):
-            sources = tuple(order) if shown else joint.GIVEN
-            known = Known(given=len(order), sources=sources)
-            found = paintings.paint(
-                f"{name}{number}", now, (*order, *group), known, step=1 + group[0]
-            )
-            rgb, code = now.rgb.clone(), now.code.clone()
-            k = len(order)
-            rgb[:, list(group)], code[:, list(group)] = found.rgb[:, k:], found.code[:, k:]
-            now = replace(now, rgb=rgb, code=code)
-            order += group
-        fresh = list(joint.FRESH)
-        return Painted(now.rgb[:, fresh], now.code[:, fresh])
+        return joint.paint_groups(paintings, name, places, joint.groups_of(together), shown)
 
     return paint
 
@@ -264,11 +253,13 @@ def joint_again(level: float) -> Callable[[Paintings, Places], Painted]:
 
 VIEW_ARMS: Mapping[str, Draw] = {
     "joint": together,
-    "pairs": in_groups("pairs", ((1, 2), (4, 5), (7,))),
-    "sequence": in_groups("sequence", ((1,), (2,), (4,), (5,), (7,))),
+    "pairs": in_groups("pairs", 2),
+    # As new places are painted from several pictures.
+    "pairs_shown": in_groups("pairs_shown", 2, shown=True),
+    "sequence": in_groups("sequence", 1),
     "joint_low": together_low,
     **{f"again_{level:g}": joint_again(level) for level in LEVELS},
-    "sequence_shown": in_groups("shown", ((1,), (2,), (4,), (5,), (7,)), shown=True),
+    "sequence_shown": in_groups("shown", 1, shown=True),
 }
 
 
@@ -300,6 +291,15 @@ def measure_views(config: Config, fresh: Painted, single: Painted, places: Place
     return {**figures.values, "ci95": figures.ci95}
 
 
+def median_of(config: Config) -> tuple[Tensor, int]:
+    """Return the median inverse depth (h, w) of train places, and how many there are."""
+    assert config.train is not None, "the depth of pictures needs --train"
+    codes = torch.from_numpy(
+        first_sets(config.train, config.places).inverse_depth[:, 0].astype("int32")
+    )
+    return codes.flatten(1).median(0).values.view(codes.shape[1:]), len(codes)
+
+
 def main(config: Config) -> Found:
     """Measure all arms; results are written after each of them."""
     began = time.monotonic()
@@ -310,27 +310,25 @@ def main(config: Config) -> Found:
     test = load_test_places(config.test, config.places, painter.spec)
     places = test.places.to(painter.device)
     paintings = Paintings(painter, config.out, config.batch, config.seed)
-    codes = torch.from_numpy(
-        first_sets(config.train, config.places).inverse_depth[:, 0].astype("int32")
-    )
-    median_code = codes.flatten(1).median(0).values.view(codes.shape[1:])
     result: Found = {
         "painter_sha256": painter.weights_id,
         "test_places_sha256": test.sha256,
         "places": len(places),
         "view_places": min(len(places), config.view_places),
-        "train_places": len(codes),
         "device": str(painter.device),
     }
     with torch.no_grad():
-        samples = depth_samples(paintings, places)
-        result["depth"] = measure_depth(config, samples, places, median_code)
-        print(json.dumps({k: v["ratio"] for k, v in result["depth"].items()}), flush=True)
-        write_json(path, result)
+        if config.depths:
+            median_code, result["train_places"] = median_of(config)
+            samples = depth_samples(paintings, places)
+            result["depth"] = measure_depth(config, samples, places, median_code)
+            print(json.dumps({k: v["ratio"] for k, v in result["depth"].items()}), flush=True)
+            write_json(path, result)
         places = places.part(slice(0, config.view_places))
         single = one_by_one(paintings, places)
         result["views"] = {}
-        for name, draw in VIEW_ARMS.items():
+        for name in config.view_arms or tuple(VIEW_ARMS):
+            draw = VIEW_ARMS[name]
             if time.monotonic() - began > config.seconds:
                 break
             found = measure_views(config, draw(paintings, places), single, places)

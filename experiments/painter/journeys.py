@@ -75,6 +75,7 @@ from worldsim.runtime.json_config import read_json, to_json, write_json
 from worldsim.runtime.workers import Engine, WorkerPool
 from worldsim.state import Frame, SceneStart
 from worldsim.world import World
+from worldsim.world.paint_ahead import PaintAheadConfig, Takes
 from worldsim.world.resampling import resample_scene, start_of
 from worldsim.world.tracker import Belief
 from worldsim.world.twin import make_twin
@@ -89,6 +90,8 @@ GROUND = GroundConfig(cell=0.25, reach=48.0)
 """The map in which walls are measured."""
 OPPOSITE = (0, 2, 1, 4, 3, 6, 5)
 """The action that undoes each of the Discrete(7) of walking twins."""
+NEVER_LOOKS = 10**9
+"""Steps from one look ahead to the next in dreams that never look."""
 PER_GOAL = 16
 """Steps after which a walker that has not reached a place goes on to the next."""
 
@@ -107,8 +110,9 @@ class Arm:
     attribute_guidance_scale: float | None = None
 
 
-STRAIGHT_ON: Mapping[str, Any] = {"openings": False, "repaints": 0, "straighten": 0}
-LEAD_ON: Mapping[str, Any] = {"openings": True, "repaints": 0, "straighten": 0}
+AS_IT_IS: Mapping[str, Any] = {"repaints": 0, "straighten": 0, "finer": False, "neighbours": 0}
+STRAIGHT_ON: Mapping[str, Any] = {**AS_IT_IS, "openings": False}
+LEAD_ON: Mapping[str, Any] = {**AS_IT_IS, "openings": True}
 WAY_OUT: Mapping[str, Any] = {**LEAD_ON, "repaints": 2, "way_out": 1.5}
 WIDE: Mapping[str, Any] = {**LEAD_ON, "repaints": 4, "way_out": 8.0}
 ARMS: Mapping[str, Arm] = {
@@ -129,6 +133,13 @@ ARMS: Mapping[str, Arm] = {
     "outside": Arm(WAY_OUT, prompt="wide open ground under the sky"),
     # Painted depth is made locally plane.
     "straight_walls": Arm({**WIDE, "straighten": 2}),
+    # Painted pixels replace points that were captured from afar.
+    "finer": Arm({**LEAD_ON, "finer": True}),
+    # Points without neighbours leave the memory.
+    "neighbours": Arm({**LEAD_ON, "neighbours": 2}),
+    # Both, as shipped, and locally plane depth.
+    "plane": Arm({"straighten": 2}),
+    "crowded": Arm({"neighbours": 4}),
 }
 
 
@@ -174,6 +185,9 @@ class Config:
     """Journeys whose scene is written, with a film. Others have a sheet and a map."""
     device: str | None = None
     """Of the painter. By default CUDA if it is available."""
+    takes: tuple[Takes, ...] = (Takes.NOTHING,)
+    """What the memory of dreams takes from dreamed frames. Each is measured; a journey's figures
+    outside ``dreams`` are those of the first."""
     world_device: str = "cpu"
     """Of the world: many processes that step one dream each are faster on a CPU."""
     workers: int = 1
@@ -219,6 +233,14 @@ class Maker:
         if self._world is None:
             self._world = World.from_pretrained(self.config.world, self.config.world_device)
         return self._world
+
+    def dreamer(self, takes: Takes) -> World:
+        """The world, whose memory takes of dreamed frames what ``takes`` says.
+
+        It is not painted ahead.
+        """
+        ahead = PaintAheadConfig(every=NEVER_LOOKS, coverage=0.0, takes=takes)
+        return self.world.with_painting(self.painter, ahead)
 
     @property
     def twin(self) -> Any:
@@ -504,25 +526,36 @@ def journey_task(maker: Maker, arm: str, number: int) -> Found:
     found["farthest_m"] = round(float((place - place[0]).norm(dim=1).max()), 2)
     if config.walls_only:
         return found
-    world, first = maker.world, starts_of_trip(trip)[0]
-    start = start_of(resample_scene(scene_of(trip, spec), world), first.first, first.count, world)
+    found["dreams"] = {
+        str(takes): dream_task(maker, trip, takes, int(found["seed"]), folder)
+        for takes in config.takes
+    }
+    found["seconds_measured"] = round(time.monotonic() - began, 1)
+    return found | found["dreams"][str(config.takes[0])]
+
+
+def dream_task(maker: Maker, trip: Trip, takes: Takes, seed: int, folder: Path) -> Found:
+    """Measure dreams in a journey."""
+    config, world, first = maker.config, maker.dreamer(takes), starts_of_trip(trip)[0]
+    scene = resample_scene(scene_of(trip, maker.painter.spec), world)
+    start = start_of(scene, first.first, first.count, world)
     env = WorldEnv(world, scenes=OneStart(start))
-    seed = int(found["seed"])
+    found: Found = {}
     if len(trip) > 1:
         found["return"], frames = come_back(env, trip, config, seed)
-        save_picture(strip(frames), folder / "return.png")
-    seen, frames, metres = explore(env, world, config.explore, seed)
-    held = cells_near(trip.memory)
-    found["explorer"] = {
-        "area_m2": seen.area,
-        "painted_area_m2": len(seen.cells & held) * CELL**2,
-        "memory_area_m2": area_of(trip.memory),
-        "steps": len(frames) - 1,
-        "metres": round(metres, 2),
-        **look_of(frames[1:]),
-    }
-    save_picture(strip(frames), folder / "explorer.png")
-    found["seconds_measured"] = round(time.monotonic() - began, 1)
+        save_picture(strip(frames), folder / f"return-{takes}.png")
+    if config.explore:
+        seen, frames, metres = explore(env, world, config.explore, seed)
+        held = cells_near(trip.memory)
+        found["explorer"] = {
+            "area_m2": seen.area,
+            "painted_area_m2": len(seen.cells & held) * CELL**2,
+            "memory_area_m2": area_of(trip.memory),
+            "steps": len(frames) - 1,
+            "metres": round(metres, 2),
+            **look_of(frames[1:]),
+        }
+        save_picture(strip(frames), folder / f"explorer-{takes}.png")
     return found
 
 
@@ -732,7 +765,11 @@ def main(config: Config, report: Callable[[str], None] = print) -> Found:
                 "sampling": identity.settings,
                 "seconds": round(time.time() - began, 1),
                 "arms": {arm: to_json(asdict(ARMS[arm])) for arm in config.arms},
-                "summary": {arm: summary(found, real) for arm, found in mine.items()},
+                "summary": {
+                    name: summary(found, real)
+                    for arm, rows_of_arm in mine.items()
+                    for name, found in by_takes(arm, rows_of_arm).items()
+                },
                 "journeys": mine,
                 "real": real,
             }
@@ -740,6 +777,17 @@ def main(config: Config, report: Callable[[str], None] = print) -> Found:
             report(f"{time.time() - began:.0f} s: {' '.join(map(str, tasks[index]))} is done")
     report(json.dumps(result.get("summary", {}), indent=1))
     return result
+
+
+def by_takes(arm: str, journeys: Sequence[Found]) -> dict[str, list[Found]]:
+    """Return the rows of an arm by its name, and by what dreams took if there is more than one."""
+    kinds = next((list(row["dreams"]) for row in journeys if "dreams" in row), [])
+    found = {arm: list(journeys)}
+    for takes in kinds[1:]:
+        found[f"{arm}, {takes}"] = [
+            {**row, **row.get("dreams", {}).get(takes, {})} for row in journeys
+        ]
+    return found
 
 
 @dataclass(frozen=True)

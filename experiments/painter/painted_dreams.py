@@ -20,7 +20,7 @@ are compared with. For each world and each arm (:data:`ARMS`; by default without
 
 Rows that ``painted_dreams.json`` in the folder already holds are not dreamed again.
 
-With ``--speed WORLD`` it measures steps per second with and without painting instead.
+With ``--speed WORLD`` it measures steps per second of the arms instead, over those of the first.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ class Arm:
     oracle: bool = False
     """Whether the memory holds all true frames of the walk before the dream begins. The network
     then never meets a hole that the real walk has not: what is missing is its own blur."""
+    steps: int | None = None
+    """Sampling steps of the painter; by default ``Config.num_inference_steps``."""
 
 
 ARMS: dict[str, Arm] = {
@@ -99,6 +101,12 @@ ARMS: dict[str, Arm] = {
             ("-seldom", {"coverage": 0.8, "every": 8}),
         )
     },
+    # What a painting costs.
+    "pair": Arm({"views": 2}),
+    "painted-4": Arm({}, steps=4),
+    "straight": Arm({"views": 1}),
+    "straight-4": Arm({"views": 1}, steps=4),
+    "idle": Arm({"coverage": 0.0}),
 }
 """Arms by name. ``painted`` has the settings of ``Config.ahead`` as they are."""
 
@@ -169,13 +177,19 @@ class Counted:
         self.first.append(frames.rgb[:: inputs.pose.shape[1]].cpu())
         return frames
 
+    def with_graphs(self) -> Counted:
+        """See :class:`worldsim.protocols.GraphPainter`. The count is that of this painter."""
+        self.painter = self.painter.with_graphs()
+        return self
 
-def painter_of(config: Config, places: int) -> Counted:
-    """The painter with the configured sampling steps, without guidance."""
+
+def painter_of(config: Config, arm: Arm, places: int) -> Counted:
+    """The painter with the sampling steps of an arm, without guidance."""
     painter = open_painter(config.painter, device=config.device)
     changes: dict[str, float] = {"guidance_scale": 1.0, "memory_guidance_scale": 1.0}
-    if config.num_inference_steps is not None:
-        changes["num_inference_steps"] = config.num_inference_steps
+    steps = arm.steps or config.num_inference_steps
+    if steps is not None:
+        changes["num_inference_steps"] = steps
     painter.config = replace(painter.config, places=places, **changes)  # type: ignore[arg-type]
     return Counted(painter)
 
@@ -249,10 +263,7 @@ def dream(world: World, test: TestSet, state: WorldState, given: bool) -> Dreams
     history = test.config.history
     found: list[Dreams] = []
     for t in range(history, history + test.config.horizon):
-        if world.painting is not None:
-            looked = world.painting.look(state)
-            if looked is not None:
-                state = world.put(state, *looked)
+        state = world.look(state)
         before = state.memory
         pose = test.pose[:, t] if given else None
         state, transition = world.step(state, test.act[:, t - 1], pose=pose)
@@ -436,7 +447,7 @@ def _row(
     """
     since, parts = time.monotonic(), []
     ahead = None if arm.ahead is None else replace(config.ahead, **arm.ahead)
-    painter = None if ahead is None else painter_of(config, config.places)
+    painter = None if ahead is None else painter_of(config, arm, config.places)
     used = world.with_painting(painter, ahead)
     for part, after in walks:
         state = all_seen(world, part, after) if arm.oracle else after
@@ -447,6 +458,8 @@ def _row(
     position = torch.cat([part.pose[:, part.config.history :, :3, 3].cpu() for part, _ in walks])
     seen = {"dreamed": features(dreams.rgb[:, half:]), "other": other}
     row: JsonObject = {"ahead": to_json(ahead), "paintings": 0}
+    if arm.steps is not None:
+        row["painter_steps"] = arm.steps
     if painter is not None and ahead is not None and painter.count:
         row["paintings"] = painter.count
         looks = len(true) * -(-true.shape[1] // ahead.every)
@@ -461,44 +474,50 @@ def _row(
 
 
 def speed(config: Config) -> JsonObject:
-    """Steps per second of one environment, with and without painting."""
+    """Steps per second of one environment with each arm, and over those of the first one."""
+    device = resolve_device(config.device)
     found: JsonObject = {
         "world": config.speed, "steps": config.speed_steps, "painter": config.painter,
-        "painter_steps": config.num_inference_steps, "device": str(resolve_device(config.device)),
-        "threads": torch.get_num_threads(), "engine": config.engine,
+        "painter_steps": config.num_inference_steps, "device": str(device),
+        "threads": torch.get_num_threads(), "engine": config.engine, "rows": {},
     }  # fmt: skip
-    device = resolve_device(config.device)
-    for paint in (False, True):
-        painter = painter_of(config, 1) if paint else None
+    for name in config.arms:
+        arm = ARMS[name]
+        ahead = None if arm.ahead is None else replace(config.ahead, **arm.ahead)
+        painter = None if ahead is None else painter_of(config, arm, 1)
         env = gym.make(
             "worldsim/FreedoomDream-v0", world=config.speed, device=device, engine=config.engine,
-            paint=config.ahead if paint else None, painter=painter, max_episode_steps=10**6,
+            paint=ahead, painter=painter, max_episode_steps=10**6,
         )  # fmt: skip
-        policy = make_policy("persistent-v1", env.action_space)
-        # The first walk warms up.
-        for steps in (9, config.speed_steps):
-            env.reset(seed=0)
-            policy.reset(0)
-            if painter:
-                painter.count = 0
-            each = []
-            for _ in range(steps):
-                since = time.perf_counter()
-                env.step(policy.act(None))
-                each.append(time.perf_counter() - since)
-        name = "painted ahead" if paint else "not painted"
-        found[name] = {
-            "steps_per_s": round(len(each) / sum(each), 3),
-            "median_ms": round(1000 * float(np.median(each)), 2),
-            "slowest_ms": round(1000 * max(each), 2),
-            "paintings": painter.count if painter else 0,
-        }
+        row = _timed(config, env, painter)
         env.close()
-    found["share"] = round(
-        found["painted ahead"]["steps_per_s"] / found["not painted"]["steps_per_s"], 4
-    )
-    write_json(config.out / f"speed_{device.type}.json", found)
+        found["rows"][name] = {"ahead": to_json(ahead), **row}
+        first = found["rows"][config.arms[0]]
+        found["rows"][name]["share"] = round(row["steps_per_s"] / first["steps_per_s"], 4)
+        print(name, json.dumps(found["rows"][name]), flush=True)
+        write_json(config.out / f"speed_{device.type}.json", found)
     return found
+
+
+def _timed(config: Config, env: gym.Env, painter: Counted | None) -> JsonObject:
+    """Time a walk after a short one, in which everything warms up."""
+    policy = make_policy("persistent-v1", env.action_space)
+    for steps in (9, config.speed_steps):
+        env.reset(seed=0)
+        policy.reset(0)
+        if painter:
+            painter.count = 0
+        each = []
+        for _ in range(steps):
+            since = time.perf_counter()
+            env.step(policy.act(None))
+            each.append(time.perf_counter() - since)
+    return {
+        "steps_per_s": round(len(each) / sum(each), 3),
+        "median_ms": round(1000 * float(np.median(each)), 2),
+        "slowest_ms": round(1000 * max(each), 2),
+        "paintings": painter.count if painter else 0,
+    }
 
 
 def main(config: Config) -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from worldsim.camera import Camera, quantise_depth
-from worldsim.memory.strays import hang_alone, in_free_space
+from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.memory.strays import hang_alone, in_free_space, stand_alone
 from worldsim.state import Frame
 
 pytestmark = pytest.mark.fast
@@ -60,3 +61,21 @@ def test_points_before_what_another_view_sees_are_in_free_space() -> None:
     # Against the sky, everything is too near.
     sky = frame_of(torch.full((2, SIZE, SIZE), torch.inf), seen)
     assert in_free_space(near, there, sky, seen)[0, 4:12, 4:12].all()
+
+
+def test_points_with_few_others_around_them_stand_alone() -> None:
+    """A wall at 6 m has points every half metre, and they count within two of these."""
+    memory, at = PointMemory(PointMemoryConfig(capacity=1024)), camera(0.0)
+    depth = torch.full((1, SIZE, SIZE), 6.0)
+    depth[0, 0] = torch.inf
+    depth[0, 5, 5], depth[0, 9, 9:11] = 3.0, 2.0
+    data = memory.integrate(memory.empty(1), frame_of(depth, at), at, torch.tensor([0]))
+    assert not stand_alone(memory.empty(1), 12.0, 2.0, 3).any()
+
+    def metres(least: int) -> list[float]:
+        alone = stand_alone(data, 12.0, 2.0, least)
+        return sorted(data.position[0, 2, alone[0]].round(decimals=1).tolist())
+
+    # One point has no other around it, each of two has one; directions are no points.
+    assert metres(0) == []
+    assert metres(1) == [3.0] and metres(2) == metres(3) == [2.0, 2.0, 3.0]

@@ -60,6 +60,16 @@ def test_places_painted_at_once_are_equal_up_to_rounding() -> None:
     check_painter(NetworkPainter(random_network(), SPEC, config), colour=1)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_graphs_paint_the_same() -> None:
+    plain = NetworkPainter(random_network(), SPEC, PaintConfig(2)).to("cuda")
+    graphed = plain.with_graphs()
+    for views in (3, 2, 3):
+        inputs = _paint_inputs(SPEC, 1, views, "cuda")
+        a, b = plain.paint(inputs), graphed.paint(inputs)
+        assert int((a.rgb.int() - b.rgb.int()).abs().max()) <= 1
+
+
 def test_attributes_change_the_painting(painter: NetworkPainter) -> None:
     inputs = _paint_inputs(SPEC, 1, 2, "cpu")
     without = painter.paint(inputs)

@@ -26,7 +26,14 @@ from worldsim.protocols import PainterSpec, PaintInputs
 from worldsim.scenes.recorded import RecordedScenes
 from worldsim.state import Frame, flatten
 from worldsim.world import World
-from worldsim.world.paint_ahead import PaintAheadConfig, Takes, contradicts, taken_pixels
+from worldsim.world.engine import EngineConfig
+from worldsim.world.paint_ahead import (
+    PaintAhead,
+    PaintAheadConfig,
+    Takes,
+    contradicts,
+    taken_pixels,
+)
 from worldsim.world.scene_files import load_scene
 
 FORWARD = 1
@@ -150,21 +157,28 @@ def test_all_places_are_painted_in_one_call_and_do_not_affect_each_other(
     state = world.initial([scenes.load(name) for name in names], [3, 4, 5])
     assert world.painting is not None
     found = world.painting.look(state)
-    assert found is not None
-    index, together = found
-    assert index.tolist() == [0, 1, 2]
+    assert found is not None and found.index.tolist() == [0, 1, 2]
+    before = flatten(state)
+    together = found.apply(state)
+    assert all(torch.equal(before[name], value) for name, value in flatten(state).items())
     needy = [int(n) for n in is_painted(together.memory).sum(1) > 0]
     assert counting.calls == [sum(needy)]
-    assert sum(needy) >= 2
+    assert sum(needy) >= 2 and found.painted is not None
+    assert found.painted.tolist() == [i for i in range(3) if needy[i]]
     for i in range(3):
-        alone = world.painting.look(state.select(torch.tensor([i])))
-        assert alone is not None
-        one, row = flatten(alone[1]), flatten(together.select(torch.tensor([i])))
+        alone = world.look(state.select(torch.tensor([i])))
+        one, row = flatten(alone), flatten(together.select(torch.tensor([i])))
         assert all(torch.equal(one[name], row[name]) for name in row)
     # Only those that are due look.
     later = dataclasses.replace(together, step=together.step + torch.tensor([4, 1, 0]))
     again = world.painting.look(later)
-    assert again is not None and again[0].tolist() == [0]
+    assert again is not None and again.index.tolist() == [0]
+    assert again.apply(later).looked.tolist() == [4, 0, 0]
+    # In place, as engines with buffers do it.
+    held = later.clone()
+    again.apply(held, in_place=True)
+    one, other = flatten(held), flatten(again.apply(later))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def frame_of(rgb: int, depth: float, camera: Camera) -> Frame:
@@ -335,6 +349,33 @@ def test_painted_walls_stand_in_the_way_as_observed_ones_do() -> None:
     # 1 m ahead is 12.5 cells above the middle of the map.
     assert level.nonzero()[:, 0].unique().tolist() == [11]
     assert not memory.surroundings(empty, pose).any()
+
+
+def test_engines_with_graphs_ask_the_painter_for_them(tiny: World, painted: World) -> None:
+    class Graphing:
+        """Counts how often it is asked."""
+
+        spec = random_painter().spec
+        asked = 0
+
+        def paint(self, inputs: PaintInputs) -> Frame:
+            raise NotImplementedError
+
+        def with_graphs(self) -> NetworkPainter:
+            self.asked += 1
+            return random_painter()
+
+    painter = Graphing()
+    ahead = PaintAhead(painter, tiny.memory)
+    before = ahead.identity
+    ahead.use_graphs(False)
+    assert painter.asked == 0
+    ahead.use_graphs(True)
+    assert painter.asked == 1 and ahead.identity == before and ahead.painter is painter
+    # The network's painter has none on a CPU, and paints the same.
+    env, other = begin(painted), begin(painted.with_engine(EngineConfig(graph=True)))
+    for _ in range(4):
+        assert np.array_equal(env.step(FORWARD)[0], other.step(FORWARD)[0])
 
 
 def test_bad_settings_are_named(tiny: World) -> None:

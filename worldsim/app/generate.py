@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -77,6 +78,9 @@ class GenerateConfig:
     """Metres. If above 0, further views are painted from so far ahead in each direction."""
     eye: Positive = PlaceConfig.eye
     """Height of the camera over the ground in metres."""
+    views_at_once: Count = PlaceConfig.views_at_once
+    """Views that are painted jointly beside several pictures with poses; earlier ones are given to
+    later ones. More at once are faster, and a little further from the true place."""
     num_inference_steps: Count | None = None
     """Sampling steps. By default those that the painter recommends."""
     guidance_scale: NotNegative | None = None
@@ -159,6 +163,9 @@ def passes_of(config: GenerateConfig, painter: Painter) -> int:
     if not isinstance(painter, NetworkPainter):
         return 1
     groups = len(plan_groups(ring(level_pose(), config.headings), 0, painter.spec.views))
+    if config.poses is not None:
+        # The depth of the pictures, then the groups beside them.
+        groups = 1 + math.ceil(config.headings / config.views_at_once)
     both = painter.config.guidance_scale != 1.0
     return config.count * painter.config.num_inference_steps * groups * (1 + both)
 
@@ -225,7 +232,12 @@ def request_of(
         prompt=config.prompt,
         attributes=parse_attributes(config.attribute, painter.spec.attributes),
         pictures=pictures,
-        config=PlaceConfig(headings=config.headings, ahead=config.ahead, eye=config.eye),
+        config=PlaceConfig(
+            headings=config.headings,
+            ahead=config.ahead,
+            eye=config.eye,
+            views_at_once=config.views_at_once,
+        ),
         prior=prior,
         recogniser=recogniser,
         candidates=candidates_of(config),
@@ -254,6 +266,7 @@ def describe(config: GenerateConfig, painter: Painter) -> JsonObject:
         "headings": config.headings,
         "ahead": config.ahead,
         "eye": config.eye,
+        "views_at_once": config.views_at_once,
         "most_candidates": candidates_of(config).candidates,
     }
 

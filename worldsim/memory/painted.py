@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
 from torch import Tensor
 
-from worldsim.camera import Camera
+from worldsim.camera import Camera, channel_to_code, dequantise_depth
 from worldsim.memory.operations import judge
 from worldsim.memory.points import PointMemory
 from worldsim.memory.slots import Points
 from worldsim.memory.splat import EMPTY, splat
-from worldsim.state import Frame
+from worldsim.state import Frame, MemoryView
 
 
 def mark_painted(before: Points, after: Points) -> Points:
@@ -42,6 +43,19 @@ def integrate_painted(
     known: (b, h, w) bool, pixels that the memory already showed. They are not integrated.
     """
     return mark_painted(data, memory.integrate(data, frame, camera, step, ~known))
+
+
+def captured_from_afar(view: MemoryView, frame: Frame, ratio: float) -> Tensor:
+    """Return the known pixels whose points were captured from much further away, (b, h, w) bool.
+
+    view: what the memory shows at the frame's camera.
+    frame: with depth. Its sky is not compared.
+    ratio: much further is more than this many times the frame's depth.
+    """
+    depth = frame.depth
+    assert depth is not None
+    captured = dequantise_depth(channel_to_code(view.source.float() / 255.0))
+    return view.mask & torch.isfinite(depth) & (captured > ratio * depth)
 
 
 def is_painted(data: Points) -> Tensor:

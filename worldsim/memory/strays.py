@@ -6,13 +6,16 @@ them. Seen from elsewhere they are dots in the air, large ones if a camera comes
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldsim.camera import Camera, dequantise_depth, project, unproject
+from worldsim.camera import Camera, channel_to_code, dequantise_depth, project, unproject
+from worldsim.memory.slots import Points
+from worldsim.memory.splat import POINT
 from worldsim.state import Frame
 
 SAME_SURFACE = 0.1
@@ -27,6 +30,8 @@ NEAR_METRES = 0.3
 """Points nearer than this to a camera are not judged by its view."""
 CHUNK = 2**22
 """Points that are projected at once."""
+LEAST_RADIUS, MOST_RADIUS = 0.1, 12.8
+"""Smallest and largest radius in which neighbours are counted, metres."""
 
 
 def hang_alone(frame: Frame) -> Tensor:
@@ -83,3 +88,52 @@ def in_free_space(frame: Frame, camera: Camera, seen: Frame, others: Camera) -> 
         depth = dequantise_depth(around[chosen].gather(1, pixel))
         passed |= (inside & (z < PASSED_SHARE * (depth - PASSED_METRES))).any(0)
     return passed.view(n, h, w)
+
+
+def stand_alone(data: Points, focal: float, pixels: float, least: int) -> Tensor:
+    """Return the points that have few others around them, (b, c) bool.
+
+    A surface that was seen from a distance has points one pixel apart, so the radius in which
+    neighbours count grows with the distance from which a point was captured. Otherwise this is the
+    radius outlier removal of point-cloud libraries (PCL, Open3D).
+
+    data: (b, ...), any slots of which may be empty. Directions never stand alone.
+    focal: the cameras' focal length in pixels.
+    pixels: radius in pixels.
+    least: points with fewer others in their neighbourhood stand alone.
+    """
+    found = torch.zeros_like(data.kind, dtype=torch.bool)
+    for row in range(len(data)):
+        index = (data.kind[row] == POINT).nonzero()[:, 0]
+        if not len(index):
+            continue
+        source = data.source[row, index].float() / 255.0
+        radius = pixels * dequantise_depth(channel_to_code(source)) / focal
+        radius = radius.clamp(LEAST_RADIUS, MOST_RADIUS)
+        # The points of one level share a grid.
+        level = (2.0 * (radius / LEAST_RADIUS).log2()).ceil().long()
+        position = data.position[row][:, index].T.double()
+        for one in level.unique().tolist():
+            chosen = level == one
+            count = _around(position, chosen, LEAST_RADIUS * math.sqrt(2.0) ** one)
+            # The point itself is one of them.
+            found[row, index[chosen]] = count <= least
+    return found
+
+
+def _around(position: Tensor, chosen: Tensor, radius: float) -> Tensor:
+    """Return how many of all positions (n, 3) lie within ``radius`` of each chosen one.
+
+    Cells of half the radius are counted whole, so the ball is a rough one.
+    """
+    cell = torch.floor(position / (0.5 * radius)).long()
+    cell = cell - cell.amin(0) + 2
+    size = cell.amax(0) + 3
+    stride = torch.stack([size[1] * size[2], size[2], torch.ones_like(size[0])])
+    keys, counts = (cell * stride).sum(1).unique(return_counts=True)
+    axis = torch.arange(-2, 3, device=cell.device)
+    ball = torch.cartesian_prod(axis, axis, axis)
+    ball = ball[ball.square().sum(1) <= 4]
+    wanted = ((cell[chosen][:, None] + ball) * stride).sum(-1)
+    place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+    return torch.where(keys[place] == wanted, counts[place], 0).sum(1)

@@ -14,6 +14,7 @@ from worldsim.camera import pixel_rays, quantise_depth
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.painting.channels import clean_channels, memory_view_channels, rays_of
 from worldsim.painting.checkpoint import CARD, load_painter
+from worldsim.painting.graphs import GraphedNetwork
 from worldsim.painting.levels import add_noise_to
 from worldsim.painting.network import PainterBatch, PainterNetwork
 from worldsim.painting.sampling import Away, PaintConfig, frames_of, paint
@@ -87,6 +88,7 @@ class NetworkPainter:
         self.network = network.requires_grad_(False).eval()
         self._spec, self.config = spec, config or PaintConfig()
         self._away = away
+        self._graphs: GraphedNetwork | None = None
 
     @property
     def spec(self) -> PainterSpec:
@@ -145,6 +147,13 @@ class NetworkPainter:
                 f"for each of the painter's {len(self.spec.attributes)}."
             )
         return NetworkPainter(self.network, self.spec, self.config, away)
+
+    def with_graphs(self) -> NetworkPainter:
+        """See :meth:`worldsim.protocols.GraphPainter.with_graphs`."""
+        found = NetworkPainter(self.network, self.spec, self.config, self._away)
+        if self.device.type == "cuda":
+            found._graphs = GraphedNetwork(self.network)
+        return found
 
     def paint(self, inputs: PaintInputs) -> Frame:
         """See :meth:`worldsim.protocols.Painter.paint`."""
@@ -301,7 +310,7 @@ class NetworkPainter:
             clean = torch.where(given[..., None, None, None], clean, redrawn)
         memory, attributes, told = self._conditions(at)
         return paint(
-            self.network,
+            self._graphs or self.network,
             given=clean,
             unknown=torch.stack([~given, ~given | colour_only], -1),
             memory=memory,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,10 +12,13 @@ from torch import Tensor
 from worldsim.diffusion.denoiser import channels_to_frame
 from worldsim.painting.channels import unscale
 from worldsim.painting.levels import add_noise_to, per_channel, shift_for, shift_levels
-from worldsim.painting.network import CHANNELS, PainterBatch, PainterNetwork
+from worldsim.painting.network import CHANNELS, PainterBatch
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Count, NotNegative, Number, Positive
 from worldsim.state import Frame
+
+Evaluate: TypeAlias = Callable[[PainterBatch], Tensor]
+"""Returns clean channels, as :class:`worldsim.painting.network.PainterNetwork` does."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ def is_aided(unknown: Tensor, memory: Tensor) -> Tensor:
     return (memory != 0).flatten(1).any(1) | ~unknown.flatten(1).all(1)
 
 
-def predict(network: PainterNetwork, batch: PainterBatch, guidance: Guidance) -> Tensor:
+def predict(network: Evaluate, batch: PainterBatch, guidance: Guidance) -> Tensor:
     """Return predicted clean channels (b, n, 5, h, w) with guidance."""
     with torch.autocast(batch.noisy.device.type, torch.bfloat16, enabled=batch.noisy.is_cuda):
         if guidance.contrast is None or guidance.away is None:
@@ -187,7 +191,7 @@ def predict(network: PainterNetwork, batch: PainterBatch, guidance: Guidance) ->
     return clean
 
 
-def _contrast(network: PainterNetwork, batch: PainterBatch, away: Away, scale: Tensor) -> Tensor:
+def _contrast(network: Evaluate, batch: PainterBatch, away: Away, scale: Tensor) -> Tensor:
     """Return predictions guided away from ``away``. Both are evaluated as one batch."""
     other = replace(batch, attributes=away.attributes, known=away.known)
     both = PainterBatch(
@@ -213,7 +217,7 @@ def euler_step(x: Tensor, towards: Tensor, here: Tensor, there: Tensor) -> Tenso
 
 @torch.no_grad()
 def paint(
-    network: PainterNetwork,
+    network: Evaluate,
     given: Tensor,
     unknown: Tensor,
     memory: Tensor,

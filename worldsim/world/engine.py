@@ -37,10 +37,12 @@ from worldsim.memory.splat_triton import Between
 from worldsim.runtime.compiling import COMPILING
 from worldsim.runtime.limits import available_memory
 from worldsim.runtime.triton import usable
-from worldsim.state import Transition, WorldState, map_tensors
+from worldsim.state import Frame, Transition, WorldState, map_tensors
 
 if TYPE_CHECKING:
     from torch._dynamo.types import GuardFilterEntry
+
+    from worldsim.world.paint_ahead import Look
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -375,13 +377,25 @@ class GraphedStep:
 
         The cost depends on the number of replaced environments only.
         """
-        captured = next(
-            (c for found in self._captured.values() for c in found if c.newest() is state), None
-        )
+        captured = self._holding(state)
         if captured is None:
             return state.put(index, other)
         self._spent[id(state)] = state
         return captured.put(state, index, other)
+
+    def take(self, state: WorldState, look: Look) -> WorldState:
+        """Return the states after a look ahead, in place if the buffers hold the state."""
+        captured = self._holding(state)
+        if captured is None:
+            return look.apply(state)
+        self._spent[id(state)] = state
+        return captured.take(state, look)
+
+    def _holding(self, state: WorldState) -> _Captured | None:
+        """Return the graph whose buffers hold the state."""
+        return next(
+            (c for found in self._captured.values() for c in found if c.newest() is state), None
+        )
 
     def own(self, state: WorldState) -> WorldState:
         """Return the state outside the buffers, so that later steps do not overwrite it."""
@@ -428,9 +442,7 @@ class _Captured:
         self.act.copy_(act)
         self.replay()
         transition = map_tensors(torch.clone, self.transition)
-        after = dataclasses.replace(self.state, frame=transition.frame)
-        self.newest = weakref.ref(after)
-        return after, transition
+        return self._after(transition.frame), transition
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
         """Replace the environments ``index`` in the buffers by those of ``other``."""
@@ -441,6 +453,15 @@ class _Captured:
         frame = map_tensors(
             lambda mine, new: mine.index_copy(0, index, new), state.frame, other.frame
         )
+        return self._after(frame)
+
+    def take(self, state: WorldState, look: Look) -> WorldState:
+        """Change what a look ahead changes in the buffers."""
+        look.apply(self.state, in_place=True)
+        return self._after(state.frame)
+
+    def _after(self, frame: Frame) -> WorldState:
+        """Return the state that the buffers hold, with its own frame."""
         after = dataclasses.replace(self.state, frame=frame)
         self.newest = weakref.ref(after)
         return after

@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
@@ -33,7 +33,7 @@ from worldsim.memory.painted import integrate_painted
 from worldsim.memory.points import PointMemory
 from worldsim.memory.slots import Points
 from worldsim.memory.strays import hang_alone
-from worldsim.protocols import Painter, PaintInputs, identity_of
+from worldsim.protocols import GraphPainter, Painter, PaintInputs, identity_of
 from worldsim.runtime.json_config import check_ranges, to_json
 from worldsim.runtime.ranges import Count, NotNegative, Share
 from worldsim.state import Frame, MemoryView, WorldState, map_tensors
@@ -110,6 +110,41 @@ def contradicts(view: MemoryView, painted: Frame) -> Tensor:
     return view.mask | (closed.mask & ~near) | hang_alone(painted)
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a look ahead changes in the states of a batch.
+
+    index: (m,) int64, the environments that looked.
+    looked: (m,) int64, the step at which they did.
+    painted: (k,) int64, those whose places were painted, or None for none.
+    memory: the memories of these.
+    """
+
+    index: Tensor
+    looked: Tensor
+    painted: Tensor | None = None
+    memory: Points | None = None
+
+    def apply(self, state: WorldState, in_place: bool = False) -> WorldState:
+        """Return the states after the look.
+
+        in_place: whether the tensors of ``state`` are changed, instead of new ones made.
+        """
+
+        def put(index: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+            def one(mine: Tensor, new: Tensor) -> Tensor:
+                copy = mine.index_copy_ if in_place else mine.index_copy
+                return copy(0, index, new.to(mine.dtype))
+
+            return one
+
+        assert state.looked is not None
+        looked, memory = put(self.index)(state.looked, self.looked), state.memory
+        if self.painted is not None:
+            memory = map_tensors(put(self.painted), memory, self.memory)
+        return dataclasses.replace(state, looked=looked, memory=memory)
+
+
 class PaintAhead:
     """Paints ahead of the cameras of a batch of dreams.
 
@@ -125,6 +160,7 @@ class PaintAhead:
         self, painter: Painter, memory: object, config: PaintAheadConfig | None = None
     ) -> None:
         self.painter, self.config = painter, config or PaintAheadConfig()
+        self._running = painter
         if not isinstance(memory, PointMemory):
             raise MissingGeometryError(
                 f"a dream is painted ahead into its point memory, and this world has "
@@ -137,6 +173,11 @@ class PaintAhead:
             )
         self.memory = memory
 
+    def use_graphs(self, graphs: bool) -> None:
+        """Set whether a :class:`worldsim.protocols.GraphPainter` runs as CUDA graphs."""
+        can = graphs and isinstance(self.painter, GraphPainter)
+        self._running = self.painter.with_graphs() if can else self.painter  # type: ignore[attr-defined]
+
     @property
     def identity(self) -> str:
         """SHA-256 of all settings and of the painter's identity."""
@@ -148,14 +189,11 @@ class PaintAhead:
         return dataclasses.replace(state, looked=torch.full_like(state.step, NEVER))
 
     @torch.no_grad()
-    def look(self, state: WorldState) -> tuple[Tensor, WorldState] | None:
+    def look(self, state: WorldState) -> Look | None:
         """Look ahead where it is due, and paint what the memory does not cover.
 
         All places that need it are painted in one call of the painter. An environment's result does
-        not depend on the others.
-
-        Returns the indices (m,) int64 of the environments that looked, and their new states; None
-        if none did.
+        not depend on the others. Returns None if no look is due.
         """
         if state.looked is None:
             return None
@@ -163,26 +201,26 @@ class PaintAhead:
         index = due.nonzero()[:, 0]
         if not len(index):
             return None
-        looking = state.select(index)
-        looking = dataclasses.replace(looking, looked=looking.step.clone())
-        poses = self.cameras(looking)
-        views = [self._render(looking.memory, poses[:, i]) for i in range(self.config.views)]
+        # Of the whole state, looks need little, and what a batch does as one is not copied.
+        every = len(index) == len(state)
+        at = state if every else _few(state, index)
+        poses = self.cameras(at)
+        views = [self._render(at.memory, poses[:, i]) for i in range(self.config.views)]
         covered = torch.stack([close_mask(view.mask).float().mean((1, 2)) for view in views])
         needy = (covered.amin(0) < self.config.coverage).nonzero()[:, 0]
         if not len(needy):
-            return index, looking
-        few = looking if len(needy) == len(index) else looking.select(needy)
+            return Look(index, at.step)
+        few = at if len(needy) == len(at) else _few(at, needy)
         view = _by_place([map_tensors(lambda x: x[needy], view) for view in views])
         inputs = PaintInputs(view, poses[needy], few.seed, few.step)
-        painted = dataclasses.replace(few, memory=self._paint(few.memory, inputs))
-        return index, painted if few is looking else looking.put(needy, painted)
+        return Look(index, at.step, index[needy], self._paint(few.memory, inputs))
 
     def _render(self, memory: Points, pose: Tensor) -> MemoryView:
         return self.memory.render(memory, self.painter.spec.cameras(pose.contiguous()))
 
     def _paint(self, data: Points, inputs: PaintInputs) -> Points:
         """Return the memories of a batch with their places painted."""
-        frames = map_tensors(lambda x: x.to(inputs.seed.device), self.painter.paint(inputs))
+        frames = map_tensors(lambda x: x.to(inputs.seed.device), self._running.paint(inputs))
         n = inputs.pose.shape[1]
         for i in range(n):
             frame = map_tensors(lambda x, i=i: x[i::n].contiguous(), frames)
@@ -213,3 +251,10 @@ class PaintAhead:
 def _by_place(views: Sequence[MemoryView]) -> MemoryView:
     """Return n views (b, ...) as one (b * n, ...), place by place."""
     return map_tensors(lambda *parts: torch.stack(parts, 1).flatten(0, 1), views[0], *views[1:])
+
+
+def _few(state: WorldState, index: Tensor) -> WorldState:
+    """Return the environments at ``index``, of which looks see memory, frame, seed and step."""
+    kept = ("memory", "frame", "seed", "step", "looked")
+    few = {name: map_tensors(lambda x: x[index], getattr(state, name)) for name in kept}
+    return dataclasses.replace(state, **few)

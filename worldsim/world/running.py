@@ -22,6 +22,7 @@ from worldsim.world.engine import (
     prepare_network,
     tell_once,
 )
+from worldsim.world.paint_ahead import Look
 from worldsim.world.step import Aim, Predict, Step
 
 
@@ -67,6 +68,10 @@ class RunningStep:
         if self.graphed is None:
             return state.put(index, other)
         return self.graphed.put(state, index, other)
+
+    def take(self, state: WorldState, look: Look) -> WorldState:
+        """Return the states after a look ahead, see :meth:`worldsim.world.World.look`."""
+        return look.apply(state) if self.graphed is None else self.graphed.take(state, look)
 
     def own(self, state: WorldState) -> WorldState:
         """Return a state that later steps do not change, see :meth:`worldsim.world.World.own`."""

@@ -215,6 +215,8 @@ class World:
     def _run_by(self, engine: EngineConfig) -> None:
         self.engine = engine
         takes = Takes.ALL if self.painting is None else self.painting.config.takes
+        if self.painting is not None:
+            self.painting.use_graphs(engine.graph)
         step = Step.of(
             self.config, self._dynamics, self.memory, self.ego_motion, self.outcome, takes
         )
@@ -406,10 +408,16 @@ class World:
         pose: (b, 4, 4) camera-to-world, imposes the next camera. By default the ego-motion head
         predicts it.
         """
-        painted = None if self.painting is None else self.painting.look(state)
-        if painted is not None:
-            state = self.running.put(state, *painted)
-        return self.running.step(state, act, pose)
+        return self.running.step(self.look(state), act, pose)
+
+    @torch.no_grad()
+    def look(self, state: WorldState) -> WorldState:
+        """Return the states after they have looked ahead, where it is due; :meth:`step` does so.
+
+        See :meth:`with_painting`.
+        """
+        look = None if self.painting is None else self.painting.look(state)
+        return state if look is None else self.running.take(state, look)
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
         """Return the state with the environments ``index`` (int64) replaced by those of ``other``.

@@ -64,7 +64,7 @@ def test_all_figures_of_the_table_are_in_the_file(whole: tuple[dict[str, object]
         if group != "time" and name != "over_world":
             low, high = results["ci95"][key]
             assert low <= high
-    assert results["protocol"] == "painter/1" and results["places"] == 5
+    assert results["protocol"] == "painter/2" and results["places"] == 5
     assert len(results["test_places_sha256"]) == 64 and results["train_places"] == 8
     assert results["memorisation"]["train_frames"] == 80
     assert results["new"]["world_fd"] is None and results["new"]["over_world"] is None

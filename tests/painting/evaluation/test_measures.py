@@ -66,8 +66,11 @@ def test_views_painted_jointly_agree_better() -> None:
         assert torch.equal(way.rgb[:, list(joint.GIVEN)], places.rgb[:, list(joint.GIVEN)])
     low, high = figures.ci95["joint.overlap_gain"] or (0.0, 0.0)
     assert low <= gain <= high
-    # Given 0, 3, 6 and painted 1, 2, 4, 5, 7 are the 8 headings.
-    assert sorted((*joint.GIVEN, *joint.FRESH)) == list(range(8)) and joint.VIEWS == 28
+    # Given 0, 3, 6 and painted 1, 2, 4, 5, 7 are the 8 headings, painted in pairs with earlier ones
+    # given: 5, 7 and 8 views, and 5 times 4 one by one.
+    assert sorted((*joint.GIVEN, *joint.FRESH)) == list(range(8)) and joint.VIEWS == 40
+    assert [group.painted for group in joint.groups_of()] == [(1, 2), (4, 5), (7,)]
+    assert [sorted(group.painted) for group in joint.groups_of(5)] == [[*joint.FRESH]]
 
 
 def test_agreement_of_a_known_error() -> None:

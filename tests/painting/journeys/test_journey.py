@@ -11,9 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+import worldsim.runtime.limits
 from tests.helpers.halls import HallPainter
 from worldsim.camera import Camera, default_intrinsics, quantise_depth
-from worldsim.errors import DamagedFileError, InvalidInputError, PaintingError
+from worldsim.errors import (
+    DamagedFileError,
+    InvalidInputError,
+    OutOfMemoryError,
+    PaintingError,
+)
 from worldsim.memory.points import PointMemory
 from worldsim.painting.depth import AlignConfig
 from worldsim.painting.diffusers_painter import DiffusersPainter
@@ -24,7 +30,7 @@ from worldsim.painting.journeys.site import MOST_DRAWS, MOST_TRIES, WAY_OUT, gro
 from worldsim.painting.journeys.travel import align_depth
 from worldsim.painting.journeys.trip import Stop, Trip
 from worldsim.painting.journeys.words import descriptions_for, reader_of
-from worldsim.painting.places.place import level_pose, ring
+from worldsim.painting.places.place import PlaceConfig, level_pose, ring
 from worldsim.painting.validation.validator import Validator
 from worldsim.protocols import PainterSpec, PaintInputs
 from worldsim.state import Frame, MemoryView, flatten
@@ -229,6 +235,17 @@ def test_bad_settings_are_named():
         JourneyConfig(length=51)
     with pytest.raises(InvalidInputError, match="understands no words"):
         descriptions_for("a hall", HallPainter(), 3)
+
+
+def test_too_little_memory_is_named(monkeypatch: pytest.MonkeyPatch):
+    """3 places of 6 views, and 8 views of one place."""
+    monkeypatch.setattr(worldsim.runtime.limits, "available_memory", lambda: 2**19)
+    spec = HallPainter().spec
+    pixels = spec.height * spec.width
+    with pytest.raises(OutOfMemoryError, match=f"a memory of {18 * pixels:,} points"):
+        maker()
+    with pytest.raises(OutOfMemoryError, match="a memory of 262,144 points"):
+        PlaceConfig().memory(spec)
 
 
 def test_words_are_told_to_painters_with_attributes():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -92,6 +93,21 @@ def test_anchors_are_spread_and_later_groups_stand_beside_what_is_there():
         for i in group.painted:
             # A painted neighbour of at least one of them is among the given views.
             assert {(i - 1) % 8, (i + 1) % 8} & {*group.given, *group.painted}
+
+
+def test_views_beside_given_ones_are_painted_in_pairs():
+    """0, 1 and 2 are headings 0, 3 and 6 of 8; the others are 1, 2, 4, 5 and 7."""
+    poses = ring(level_pose(), 8)[[0, 3, 6, 1, 2, 4, 5, 7]]
+    pairs = plan_groups(poses, 3, 8, together=2)
+    assert [group.painted for group in pairs] == [(3, 4), (5, 6), (7,)]
+    assert [sorted(group.given) for group in pairs] == [[0, 1, 2], [0, 1, 2, 3, 4], [*range(7)]]
+    # All at once by default, and where the pictures' depth is drawn.
+    for group in (plan_groups(poses, 3, 8), plan_groups(poses, 3, 8, True, together=2)):
+        assert [(one.given, one.painted) for one in group] == [((0, 1, 2), (3, 4, 5, 6, 7))]
+    # At least one view is given, and no group exceeds what the painter paints at once.
+    for views in (2, 4):
+        groups = plan_groups(poses, 3, views, together=2)
+        assert all(group.given and len(group.given + group.painted) <= views for group in groups)
 
 
 def test_views_that_need_their_depth_are_in_the_first_group():
@@ -211,7 +227,13 @@ def test_a_ring_leaves_out_where_given_frames_look(painter: NetworkPainter):
         (f.rgb, f.inverse_depth, f.pose) for f in
         (wall(90, 2.0, level_pose(z=1.28)), wall(60, 2.0, level_pose(z=1.28, heading=math.pi)))
     ], strict=True)))  # fmt: skip
-    place = paint_place(painter, 0, config=PlaceConfig(headings=4, capacity=16384), given=given)
+    config = PlaceConfig(headings=4, capacity=16384)
+    place = paint_place(painter, 0, config=config, given=given)
     assert len(place.frames.rgb) == 4 and torch.equal(place.frames.rgb[:2], given.rgb)
+    # Both others are one pair. One at a time takes two steps, and the second one sees the first.
+    single = paint_place(painter, 0, config=replace(config, views_at_once=1), given=given)
+    assert (place.step, single.step) == (1, 2)
+    assert torch.equal(single.frames.rgb[:2], given.rgb)
+    assert not torch.equal(place.frames.rgb[2:], single.frames.rgb[2:])
     with pytest.raises(InvalidInputError, match="no poses"):
         paint_place(painter, 0, given=Frame(given.rgb, given.inverse_depth))

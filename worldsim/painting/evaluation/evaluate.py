@@ -46,7 +46,7 @@ from worldsim.runtime.types import JsonObject
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S
 from worldsim.world import World
 
-PROTOCOL = "painter/1"
+PROTOCOL = "painter/2"
 GPU_PLACES, CPU_PLACES = 512, 8
 """Places by default."""
 GPU_BATCH, CPU_BATCH = 32, 1

@@ -20,10 +20,10 @@ from torch import Tensor
 from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, PaintingError
 from worldsim.memory.gaps import close_mask
-from worldsim.memory.painted import integrate_painted
+from worldsim.memory.painted import captured_from_afar, integrate_painted
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.slots import Points
-from worldsim.memory.strays import hang_alone, in_free_space
+from worldsim.memory.strays import hang_alone, in_free_space, stand_alone
 from worldsim.painting.journeys.openings import Opening, find_openings
 from worldsim.painting.journeys.site import (
     MOST_CAMERAS,
@@ -43,17 +43,27 @@ from worldsim.painting.journeys.travel import (
     next_cameras,
 )
 from worldsim.painting.journeys.trip import Attempt, Stop, Trip
-from worldsim.painting.places.place import EYE_HEIGHT, frames_at, known_view, level_pose, ring
+from worldsim.painting.places.place import (
+    EYE_HEIGHT,
+    POINT_BYTES,
+    frames_at,
+    known_view,
+    level_pose,
+    ring,
+)
 from worldsim.painting.validation.checks import Views
 from worldsim.painting.validation.validator import Validator, Verdict, failures, passed
 from worldsim.protocols import DescriptionGenerator, Painter, PromptPainter
 from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ranges import NotNegative, Positive, Seed, Share
 from worldsim.runtime.types import Array
 from worldsim.state import Frame, MemoryView, concatenate, map_tensors
 
 LEAST_HOLE = 0.25
 """Share of the view ahead that the memory must not know for a camera to lead to a new place."""
+LONELY_PIXELS = 2.0
+"""Radius in pixels in which points have neighbours."""
 MOST_POINTS = 2**22
 """Largest capacity of a journey's memory in points."""
 
@@ -101,6 +111,12 @@ class JourneyConfig:
     straighten: Annotated[int, Ge(0), Le(8)] = 0
     """Passes that straighten the surfaces of painted depth
     (:func:`worldsim.painting.journeys.straight.straighten`)."""
+    finer: bool = True
+    """Whether painted pixels replace points that were captured from much further away
+    (``PointMemoryConfig.replace_ratio``), as frames do in any memory."""
+    neighbours: Annotated[int, Ge(0), Le(64)] = 2
+    """After each place, points with fewer others around them leave the memory
+    (:func:`worldsim.memory.strays.stand_alone`, within two pixels); 0 keeps all."""
     covered: Share = 0.95
     """A place of whose surroundings the memory knows more than this share is not painted."""
 
@@ -121,6 +137,8 @@ class JourneyMaker:
     describe: reads the words.
     config: settings.
     validator: judges the views; by default that of the painter's views.
+
+    Raises OutOfMemoryError if the memory of all places does not fit.
     """
 
     def __init__(
@@ -136,7 +154,9 @@ class JourneyMaker:
         self.validator = validator or Validator.for_painter(painter)
         spec = painter.spec
         points = self.config.length * self.config.headings * spec.height * spec.width
-        self.memory = PointMemory(PointMemoryConfig(capacity=min(MOST_POINTS, points)))
+        capacity = min(MOST_POINTS, points)
+        require_memory_for(2 * POINT_BYTES * capacity, f"a memory of {capacity:,} points")
+        self.memory = PointMemory(PointMemoryConfig(capacity=capacity))
 
     def begin(self) -> Trip:
         """Return a journey without places."""
@@ -320,16 +340,26 @@ class JourneyMaker:
             for i, frame in enumerate(split(frames)):
                 data = self._integrate(data, frame, len(trip) * self.config.headings + i, seen)
                 seen.append(frame)
+            if self.config.neighbours:
+                focal = self.painter.spec.intrinsics[0]
+                alone = stand_alone(data, focal, LONELY_PIXELS, self.config.neighbours)
+                data = self.memory.remove(data, alone)
         return Trip((*trip.stops, stop), (*trip.frames, frames), data)
 
     def _integrate(self, data: Points, frame: Frame, step: int, seen: Sequence[Frame]) -> Points:
-        """Add what the memory did not know yet, as painted points, but not what hangs in the air.
+        """Add what the memory did not know as finely yet, but not what hangs in the air.
 
         seen: earlier views of the journey.
         """
         assert frame.pose is not None
         camera = self._camera(frame.pose)
-        left_out = self.memory.render(data, camera).mask | hang_alone(frame)
+        known = self.memory.render(data, camera)
+        left_out = known.mask
+        if self.config.finer:
+            left_out = left_out & ~captured_from_afar(
+                known, frame, self.memory.config.replace_ratio
+            )
+        left_out = left_out | hang_alone(frame)
         if seen:
             others: Frame = concatenate(seen)
             assert others.pose is not None

@@ -3,7 +3,7 @@
 The inverse depth of a plane is an affine function of the pixel. So each pixel takes the value of
 the affine function that fits its neighbourhood best, of those neighbours that seem to lie on the
 same surface: the bilateral weights of Tomasi and Manduchi (1998), with local planes instead of
-local means.
+local means. A median then takes single pixels that no plane fits.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ COLOUR_SPREAD = 40.0
 """Standard deviation of the weights by differences of colour, of 255."""
 LEAST_WEIGHT = 6.0
 """Smallest sum of weights of a fit."""
+MEDIAN = 5
+"""Side of the square of pixels whose median is taken."""
 RIDGE = 1e-3
 """Added to the fit's normal equations, which are singular along thin surfaces."""
 
 
 def straighten(frame: Frame, keep: Tensor, passes: int) -> Frame:
-    """Return painted views whose surfaces are locally plane.
+    """Return painted views whose surfaces are locally plane, without speckles.
 
     frame: the views (n, ...), with depth.
     keep: (n, h, w) bool, pixels whose depth stays as it is. They count in the fits of others.
@@ -42,6 +44,9 @@ def straighten(frame: Frame, keep: Tensor, passes: int) -> Frame:
     solid = code > 0
     for _ in range(passes):
         value = torch.where(keep | ~solid, value, _pass(value, solid, frame.rgb.float()))
+    if passes:
+        middle = _median(value)
+        value = torch.where(keep | ~solid | (middle == 0), value, middle)
     found = value.round().clamp(1, DEPTH_CODES).int()
     return dataclasses.replace(frame, inverse_depth=torch.where(keep | ~solid, code, found))
 
@@ -74,3 +79,11 @@ def _pass(value: Tensor, solid: Tensor, rgb: Tensor) -> Tensor:
     fit = torch.linalg.solve(matrix, right)[..., 0].view(n, h, w)
     enough = weight.sum(1).view(n, h, w) >= LEAST_WEIGHT
     return torch.where(enough, value + fit, value)
+
+
+def _median(value: Tensor) -> Tensor:
+    """Return the median (n, h, w) of squares of :data:`MEDIAN` pixels a side; sky counts as 0."""
+    n, h, w = value.shape
+    edge = MEDIAN // 2
+    padded = F.pad(value[:, None], (edge,) * 4, mode="replicate")
+    return F.unfold(padded, MEDIAN).median(1).values.view(n, h, w)

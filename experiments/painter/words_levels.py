@@ -2,10 +2,10 @@
 
     python experiments/painter/record.py --out /tmp/train --sets 1344
     python experiments/painter/words_levels.py small --data /tmp/train --out small.json
-    python experiments/painter/words_levels.py painter --painter PAINTER --data /tmp/test
+    python experiments/painter/words_levels.py painter --painters PAINTER --data /tmp/test
 
 ``small`` trains small painters on a CPU, with and without levels near noise and knots. ``painter``
-measures a painter. The measure is what the prediction from pure noise tells of places: the
+measures painters. The measure is what the prediction from pure noise tells of places: the
 explained variance of the mean luminance, depth and sky of a place, and the change of each when
 ``light``, ``openness`` or ``sky`` moves from its 10% to its 90% quantile, over that of real places.
 """
@@ -57,9 +57,9 @@ class Small:
 
 @dataclass(frozen=True)
 class Painter:
-    """Measure a painter."""
+    """Measure painters."""
 
-    painter: Path
+    painters: tuple[Path, ...]
     data: Path
     """Look-arounds."""
     places: int = 256
@@ -207,12 +207,13 @@ def train_small(config: Small) -> None:
 
 
 def measure_painter(config: Painter) -> None:
-    """Measure a painter."""
+    """Measure painters."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = load_painter(config.painter).network().eval().to(device)
-    shards = load_folder(config.data, 64)
-    sets = part(join(shards), slice(0, config.places))
-    found = {"places": len(sets), **response(network, store_of(sets, device))}
+    sets = part(join(load_folder(config.data, 64)), slice(0, config.places))
+    found: dict = {"places": len(sets)}
+    for folder in config.painters:
+        network = load_painter(folder).network().eval().to(device)
+        found[folder.name] = response(network, store_of(sets, device))
     if config.out is not None:
         write_json(config.out, found)
     print(json.dumps(found))

@@ -99,7 +99,8 @@ class Scale(Common):
     """The teacher from which its training started, and from which ``before`` was distilled."""
     folder: Path
     """The teacher and the student's start are written to ``teacher`` and ``start`` here."""
-    scales: tuple[float, ...] = (6.0, 4.0, 2.5)
+    scales: tuple[tuple[float, float], ...] = ((4.0, 1.5), (6.0, 1.5), (2.5, 2.5), (4.0, 4.0))
+    """Scales of guidance, and of guidance near noise."""
     steps: int = 16
     """Sampling steps of the teacher."""
 
@@ -199,31 +200,28 @@ def choose_scale(config: Scale) -> None:
     moved = start_of(saved, load_painter(config.old_teacher), before)
     write_ready(start, saved, moved, before, before.sampling())
     record = Record(config)
-    record.found.setdefault("scale", config.scales[len(config.scales) // 2])
+    record.found.setdefault("scale", list(config.scales[0]))
     record.found.setdefault("start", "start")
     record.write()
     ground = config.ground(teacher, start)
     ways = {"completed": Arm(AS_NOW), "named": Arm(named_only=True)}
-    rows = {}
-    for scale in config.scales:
-        with_sampling(ground, guidance_scale=scale)
-        own = record.do(f"copies, scale {scale}", lambda: copies(ground))
+    rows: dict[tuple[float, float], tuple[float, float]] = {}
+    for scales in config.scales:
+        with_sampling(ground, guidance_scale=scales[0], noise_guidance_scale=scales[1])
+        own = record.do(f"copies, scale {scales}", lambda: copies(ground))
         if own is None:
             break
-        rows[scale] = (own["fd"], 0.0)
+        ratios = [0.0]
         for way, arm in ways.items():
-            made = record.do(
-                f"{way}, scale {scale}",
-                lambda arm=arm, scale=scale: ground.measure(replace(arm, guidance=scale), "tune"),
-            )
-            best = max(rows[scale][1], made["ratio"] if made else 0.0)
-            rows[scale] = (rows[scale][0], best)
+            made = record.do(f"{way}, scale {scales}", lambda arm=arm: ground.measure(arm, "tune"))
+            ratios.append(made["ratio"] if made else 0.0)
+        rows[scales] = (own["fd"], max(ratios))
         least = min(fd for fd, _ in rows.values())
         good = {s: ratio for s, (fd, ratio) in rows.items() if fd <= MOST_FD * least}
-        record.found["scale"] = max(good, key=good.__getitem__)
+        record.found["scale"] = list(max(good, key=good.__getitem__))
         record.write()
     student = {"num_inference_steps": before.sampling().num_inference_steps, "solver": "euler"}
-    with_sampling(ground, guidance_scale=1.0, **student)
+    with_sampling(ground, guidance_scale=1.0, noise_guidance_scale=None, **student)
     plain = record.do("start: the teacher", lambda: copies(ground))
     ground.painters[False] = ground.painter(True)
     sum_ = record.do("start: the student moved", lambda: copies(ground))

@@ -98,6 +98,7 @@ class PainterDistilConfig(LegConfig):
         return PaintConfig(
             self.num_inference_steps,
             guidance_scale=1.0,
+            noise_guidance_scale=None,
             memory_guidance_scale=1.0,
             attribute_guidance_scale=1.0,
             solver="euler",

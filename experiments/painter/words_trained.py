@@ -204,6 +204,16 @@ def choose_scale(config: Scale) -> None:
     record.found.setdefault("start", "start")
     record.write()
     ground = config.ground(teacher, start)
+    student = {"num_inference_steps": before.sampling().num_inference_steps, "solver": "euler"}
+    with_sampling(ground, guidance_scale=1.0, noise_guidance_scale=None, **student)
+    plain = record.do("start: the teacher", lambda: copies(ground))
+    painted, ground.painters[False] = ground.painter(False), ground.painter(True)
+    sum_ = record.do("start: the student moved", lambda: copies(ground))
+    ground.painters[False] = painted
+    if plain and sum_ and plain["fd"] < sum_["fd"]:
+        record.found["start"] = "teacher"
+    record.write()
+    with_sampling(ground, num_inference_steps=config.steps, solver="dpmsolver++")
     ways = {"completed": Arm(AS_NOW), "named": Arm(named_only=True)}
     rows: dict[tuple[float, float], tuple[float, float]] = {}
     for scales in config.scales:
@@ -220,14 +230,6 @@ def choose_scale(config: Scale) -> None:
         good = {s: ratio for s, (fd, ratio) in rows.items() if fd <= MOST_FD * least}
         record.found["scale"] = list(max(good, key=good.__getitem__))
         record.write()
-    student = {"num_inference_steps": before.sampling().num_inference_steps, "solver": "euler"}
-    with_sampling(ground, guidance_scale=1.0, noise_guidance_scale=None, **student)
-    plain = record.do("start: the teacher", lambda: copies(ground))
-    ground.painters[False] = ground.painter(True)
-    sum_ = record.do("start: the student moved", lambda: copies(ground))
-    if plain and sum_ and plain["fd"] < sum_["fd"]:
-        record.found["start"] = "teacher"
-    record.write()
     print(json.dumps({key: record.found[key] for key in ("scale", "start")}), flush=True)
 
 

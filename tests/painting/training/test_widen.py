@@ -150,7 +150,7 @@ def test_training_embeds_attributes_by_a_table_and_a_student_starts_from_another
     assert load_painter(tmp_path / "student" / "state").spec().attributes == NEW
     with pytest.raises(InvalidInputError, match="other settings"):
         distil(replace(student, start=folder, out=tmp_path / "other"))
-    AttributePrior(table[:, :2], OLD).save(tmp_path / "narrow")
+    AttributePrior(table[:, :2].copy(), OLD).save(tmp_path / "narrow")
     with pytest.raises(InvalidInputError, match="stairs"):
         train(replace(PainterTrainConfig(steps=5, **settings), knots=tmp_path / "narrow"))
 

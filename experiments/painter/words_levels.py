@@ -45,7 +45,7 @@ class Small:
     data: Path
     """Look-arounds of train maps."""
     out: Path
-    """JSON file of the results."""
+    """JSON file of the results. Arms that are in it are not trained again."""
     steps: int = 400
     """Steps of 24 views."""
     learning_rate: float = 1e-3
@@ -196,8 +196,11 @@ def train_small(config: Small) -> None:
             knots,
         ),
     }
-    found: dict = {"places": [len(train), len(test)], "steps": config.steps}
+    found: dict = json.loads(config.out.read_text()) if config.out.is_file() else {}
+    found |= {"places": [len(train), len(test)], "steps": config.steps}
     for name, (batches, some) in arms.items():
+        if name in found:
+            continue
         begun = time.monotonic()
         network = learn(config, store_of(train), batches, some)
         found[name] = response(network, store_of(test))

@@ -126,6 +126,16 @@ class Measure(Common):
     """Candidates of a prompt."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ask(Measure):
+    """Compare ways to ask the trained painter, on tuning prompts, and measure the best ones."""
+
+    most_fd: float = 1.25
+    """Ways whose FD is above this times that of the first are not measured."""
+    best: int = 3
+    """Ways that are measured."""
+
+
 class Record:
     """Figures by arm, written after each. Arms that are there are not measured again."""
 
@@ -317,12 +327,56 @@ def measure(config: Measure) -> None:
     record.do("copies, before", lambda: copies(ground))
 
 
+def ask(config: Ask) -> None:
+    """Compare ways to ask."""
+    record = Record(config)
+    ground = config.ground(config.painter, config.before, config.recogniser)
+    now = Arm(AS_NOW)
+    ways = {
+        "as now": now,
+        "shares 3 times": Arm(stretched(share=3.0, plain=True)),
+        "shares 1.5 times": Arm(stretched(share=1.5, plain=True)),
+        "scales 1.5 times": Arm(stretched(scale=1.5, share=2.0, plain=True)),
+        "named, no striking": Arm(AS_NOW, named_only=True, striking=True),
+        "away 1.5": replace(now, contrast=1.5),
+        "away 2": replace(now, contrast=2.0),
+        "away 3": replace(now, contrast=3.0),
+        "unnamed 1.5": replace(now, contrast=1.5, against="unnamed"),
+        "unnamed 2": replace(now, contrast=2.0, against="unnamed"),
+        "away 2, 3 steps": replace(now, contrast=2.0, contrast_steps=3),
+        "away 3, 2 steps": replace(now, contrast=3.0, contrast_steps=2),
+        "away 2, named, no striking": Arm(AS_NOW, named_only=True, striking=True, contrast=2.0),
+        "away 2, shares 3 times": Arm(stretched(share=3.0, plain=True), contrast=2.0),
+        "guidance 1.5": replace(now, guidance=1.5),
+    }
+    found: dict[str, dict] = {}
+    for name, arm in ways.items():
+        if part := record.do(f"tune: {name}", lambda arm=arm: ground.measure(arm, "tune")):
+            found[name] = part
+    most = config.most_fd * found["as now"]["fd"]
+    good = {name: part["ratio"] for name, part in found.items() if part["fd"] <= most}
+    order = sorted(good, key=good.__getitem__, reverse=True)[: config.best]
+    record.found["order"] = order
+    record.write()
+    for i, name in enumerate(order):
+        arm, file = ways[name], f"ask-{i}"
+        record.do(name, lambda arm=arm, file=file: ground.measure(arm, "measured", file))
+        if config.recogniser is not None and i == 0:
+            pooled = replace(arm, pool=config.pool)
+            record.do(
+                f"{name}, candidates",
+                lambda arm=pooled: ground.measure(arm, "measured", "ask-candidates"),
+            )
+
+
 if __name__ == "__main__":
     torch.set_float32_matmul_precision("high")
-    chosen = tyro.cli(Scale | Student | Measure)
+    chosen = tyro.cli(Scale | Student | Measure | Ask)
     if isinstance(chosen, Scale):
         choose_scale(chosen)
     elif isinstance(chosen, Student):
         choose_student(chosen)
+    elif isinstance(chosen, Ask):
+        ask(chosen)
     else:
         measure(chosen)

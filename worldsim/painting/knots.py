@@ -78,6 +78,8 @@ class KnotEmbedding(nn.Module):
     Raises InvalidInputError for other knots.
     """
 
+    knots: Tensor
+
     def __init__(self, knots: Sequence[Sequence[float]], dim: int) -> None:
         super().__init__()
         if len({len(row) for row in knots}) != 1 or len(knots[0]) < 2:

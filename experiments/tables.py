@@ -400,18 +400,22 @@ class Group(dict[str, Any]):
 
 def painter() -> Rows:
     """The protocol of painters, and words and time, which are measured by themselves."""
-    results, words = experiment("painter/evaluation.json"), experiment("painter/words.json")
+    results = experiment("painter/evaluation.json")
+    words = experiment("painter/words_trained.json")["measure"]
     groups = {key: Group(x) for key, x in results.items() if isinstance(x, dict)}
     rows = [["measure", "required", "painter", "beside"]]
     for name, required, key, digits, beside in PAINTER:
+        group, entry = key.split(".")
+        if entry not in results.get(group, {}):
+            continue  # A part that was not measured.
         rows.append([name, required, figure(results, key, digits), beside.format(**groups)])
-    ratio, real = words["ratio"], words["real"]["accuracy"]
-    low, high = ratio["interval"]
+    default, real = words["as now"], words["real"]["accuracy"]
+    low, high = default["ratio_interval"]
     rows.append(
         [
             "words: a probe's accuracy, over that on real places",
             "≥ 0.95",
-            f"{ratio['value']:.2f} [{low:.2f}, {high:.2f}]",
+            f"{default['ratio']:.2f} [{low:.2f}, {high:.2f}]",
             f"real {real:.2f}",
         ]
     )

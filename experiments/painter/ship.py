@@ -4,8 +4,10 @@
         --out worldsim/worlds/freedoom-painter
     python experiments/painter/ship.py --state out/student/state --figures student.json
 
-The state of a distillation ships a student, with the figures of ``student.py``; another state ships
-a painter with those of ``arms.py``.
+    python experiments/painter/ship.py --state W/half --figures evaluation.json
+
+The state of a distillation ships a student, with the figures of ``student.py`` or of ``worldsim
+evaluate``; another state ships a painter with those of ``arms.py``.
 """
 
 from __future__ import annotations
@@ -68,24 +70,41 @@ def of_student(saved: Saved, figures: JsonObject) -> Choice:
     return Choice(average, saved.sampling(), figures["student 8-bit"], depth)
 
 
+def of_protocol(saved: Saved, figures: JsonObject) -> Choice:
+    """A student's average weights, in 8 bits, that ``worldsim evaluate`` measured."""
+    new, intervals = figures["new"], figures["ci95"]
+    told: JsonObject = {
+        "fd": [new["fd"], *intervals["new.fd"]],
+        "floor_fd": new["floor_fd"],
+        "sharpness": new["sharpness_ratio"],
+        "overlap": {"psnr": new["overlap_psnr"]},
+    }
+    depth = figures.get("depth", {}).get("abs_rel")
+    return Choice(True, saved.sampling(), told, depth)
+
+
 def main() -> None:
     config = tyro.cli(ShipConfig, description=__doc__)
     saved, like = load_painter(config.state), WORLDS / "freedoom-tiny" / "world.json"
     world = json.loads(like.read_text())
     figures = json.loads((HERE / config.figures).read_text())
     distilled = saved.card.get("distilled")
-    choice = of_student(saved, figures) if distilled else of_training(figures)
+    if "protocol" in figures:
+        choice = of_protocol(saved, figures)
+    else:
+        choice = of_student(saved, figures) if distilled else of_training(figures)
     network, chosen = saved.network(average=choice.average), choice.figures
     steps = choice.sampling.num_inference_steps
     card = {
-        "summary": "Places of Freedoom: up to 8 RGB-D views at 64x64 jointly; 22.6M parameters, "
+        "summary": "Places of Freedoom: up to 8 RGB-D views at 64x64 jointly; "
+        f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f}M parameters, "
         f"{steps} sampling steps",
         "trained_on": "look-arounds of worldsim/FreedoomReal-v0",
         "train_maps": world["card"]["train_maps"],
         "licence": world["card"]["licence"].replace("; start scenes hold such frames", ""),
         "results": {
             "new_places_fd": chosen["fd"],
-            "floor_fd": FLOOR_FD,
+            "floor_fd": chosen.get("floor_fd", FLOOR_FD),
             "sharpness": chosen["sharpness"],
             "overlap_psnr": chosen["overlap"]["psnr"],
             **({"depth_abs_rel": choice.abs_rel} if choice.abs_rel is not None else {}),

@@ -51,6 +51,7 @@ from worldsim.painting.network import PainterBatch
 from worldsim.painting.painter import NetworkPainter
 from worldsim.painting.words.attributes import AttributePrior, CompletionConfig
 from worldsim.painting.words.recogniser import AttributeRecogniser, load_recogniser
+from worldsim.painting.words.vocabulary import STRIKING
 from worldsim.protocols import PaintInputs
 from worldsim.runtime.files import load_tensors, save_tensors
 from worldsim.runtime.json_config import write_json
@@ -114,6 +115,8 @@ class Arm:
     """Guidance by all attributes, as ``PaintConfig.guidance_scale``."""
     named_only: bool = False
     """Whether only what is named is given."""
+    striking: bool = False
+    """Whether the absence of striking attributes that are not named is given, too."""
     contrast: float = 1.0
     """Scale of guidance away from ``against``."""
     against: str = "opposite"
@@ -289,6 +292,10 @@ class Ground:
 
         attributes = spread(torch.from_numpy(np.stack(whole)))
         told = spread(said if arm.named_only else torch.ones_like(said))
+        if arm.striking:
+            free = [n in STRIKING for n in self.prior.names]
+            absent = spread(torch.tensor(free) & (said == 0))
+            attributes, told = attributes * (1.0 - absent), torch.maximum(told, absent)
         if arm.against == "opposite":
             unlike, unlike_told = spread(torch.from_numpy(np.stack(against))), told
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,14 @@ from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
 from worldsim.painting.network import PainterBatch
-from worldsim.painting.sampling import Away, PaintConfig, extrapolate, paint, sigmas_for
+from worldsim.painting.sampling import (
+    Away,
+    PaintConfig,
+    extrapolate,
+    guidance_for,
+    paint,
+    sigmas_for,
+)
 
 VIEWS = 4
 DETAIL = 0.1
@@ -51,6 +59,20 @@ def painted(
 @pytest.fixture
 def noise() -> Tensor:
     return torch.randn(2, VIEWS, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_guidance_near_noise_has_a_scale_of_its_own():
+    level = torch.tensor([0.96, 0.94, 0.96])[:, None, None].expand(3, 2, 2)
+    aided = torch.tensor([False, False, True])
+    told = torch.ones(3, dtype=torch.bool)
+    config = PaintConfig(guidance_scale=6.0, noise_guidance_scale=1.5)
+    words, whole = guidance_for(aided, told, config).scales_at(level)
+    assert words is None and whole is not None and whole.tolist() == [1.5, 6.0, 1.0]
+    both = replace(config, attribute_guidance_scale=2.0)
+    words, whole = guidance_for(aided, told, both).scales_at(level)
+    assert whole is None and words is not None and words.tolist() == [1.5, 6.0, 2.0]
+    plain = guidance_for(aided, told, replace(config, noise_guidance_scale=None))
+    assert plain.scales_at(level)[1] is plain.whole
 
 
 def test_the_second_order_solver_is_that_of_diffusers(noise: Tensor):

@@ -19,6 +19,7 @@ from worldsim.diffusion.module import Module, register_to_config
 from worldsim.diffusion.network import Attention, ResidualBlock
 from worldsim.errors import InvalidInputError
 from worldsim.painting.channels import constant
+from worldsim.painting.knots import KnotEmbedding
 
 CHANNELS = 5
 """rgb (3), depth channel, sky; see :mod:`worldsim.painting.channels`."""
@@ -164,6 +165,8 @@ class PainterNetwork(Module):
     """Predicts the clean views of a set from noisy views, memory views, rays and attributes.
 
     attributes: names of the attributes that condition a set.
+    knots: values of each attribute, for a :class:`worldsim.painting.knots.KnotEmbedding` beside
+        the plain values; () for none.
     dim, depth, heads, mlp_ratio: size of the transformer. Blocks 1, 3, 5... attend across views.
     patch: side length of a token in pixels. Any frame size divisible by it is supported.
     pixel: channels at full resolution.
@@ -181,8 +184,14 @@ class PainterNetwork(Module):
         mlp_ratio: float = 3.75,
         patch: int = 4,
         pixel: int = 64,
+        knots: tuple[tuple[float, ...], ...] = (),
     ) -> None:
         super().__init__()
+        if knots and len(knots) != len(attributes):
+            raise InvalidInputError(
+                f"knots are for {len(knots)} attributes, the network has {len(attributes)}: give "
+                "knots for each, or none."
+            )
         if dim % (4 * heads) or pixel % 8:
             raise InvalidInputError(
                 f"dim = {dim} must be a multiple of 4 * heads = {4 * heads}, pixel = {pixel} of 8"
@@ -191,6 +200,7 @@ class PainterNetwork(Module):
         self.embed = nn.Sequential(
             nn.Linear(MODALITIES * 128 + 2 * len(attributes), dim), nn.SiLU(), nn.Linear(dim, dim)
         )
+        self.words = KnotEmbedding(knots, dim) if knots else None
         self.modulation = nn.Linear(dim, 6 * dim)
         self.rays = nn.Linear(RAY_CHANNELS * (1 + 2 * len(FREQUENCIES)), dim)
         self.pixels_in = PixelsIn(inputs, pixel, patch, dim)
@@ -236,7 +246,11 @@ class PainterNetwork(Module):
         levels = level_features(batch.level.flatten(0, 1), 128)
         told = torch.cat([batch.attributes * batch.known, batch.known], -1)
         told = told[:, None].expand(b, n, -1).flatten(0, 1)
-        return self.embed(torch.cat([levels, told.float()], -1))
+        embedding: Tensor = self.embed(torch.cat([levels, told.float()], -1))
+        if self.words is None:
+            return embedding
+        words: Tensor = self.words(batch.attributes, batch.known)
+        return embedding + words[:, None].expand(b, n, -1).flatten(0, 1)
 
     def compile_parts(self) -> None:
         """Compile the blocks and the convolutional layers in place, each separately."""

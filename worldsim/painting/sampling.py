@@ -19,6 +19,8 @@ from worldsim.state import Frame
 
 Evaluate: TypeAlias = Callable[[PainterBatch], Tensor]
 """Returns clean channels, as :class:`worldsim.painting.network.PainterNetwork` does."""
+NEAR_NOISE = 0.95
+"""Noise level above which ``noise_guidance_scale`` guides."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class PaintConfig:
     """Steps of the solver. Each evaluates the network once, with guidance twice."""
     guidance_scale: NotNegative = 6.0
     """Scale of classifier-free guidance for places of which nothing is known; 1 disables it."""
+    noise_guidance_scale: NotNegative | None = None
+    """The same at noise levels above 0.95, by default equal. There the attributes decide light and
+    openness, and a large scale overdoes them (Kynkaanniemi et al. 2024 limit guidance likewise)."""
     memory_guidance_scale: NotNegative = 1.0
     """The same for places of which a memory or a given view shows something. Their pictures become
     too sharp with scales above 1."""
@@ -132,12 +137,15 @@ class Guidance:
     whole: (b,) scale of guidance by memory and attributes, or None if it is 1 in all sets.
     contrast: (b,) scale of guidance away from ``away``, or None if it is 1 in all sets.
     away: see :class:`Away`.
+    near_noise: (b,) scale that takes the place of ``whole``, or of ``words`` if that is None, at
+        levels above :data:`NEAR_NOISE`; NaN where it stays. None changes nothing.
     """
 
     words: Tensor | None
     whole: Tensor | None
     contrast: Tensor | None = None
     away: Away | None = None
+    near_noise: Tensor | None = None
 
     def trim(self) -> Guidance:
         """Return the same without scales that are 1 in all sets, which cost evaluations."""
@@ -145,7 +153,19 @@ class Guidance:
             None if x is None or bool((x == 1.0).all()) else x
             for x in (self.words, self.whole, self.contrast)
         )
-        return Guidance(words, whole, contrast, None if contrast is None else self.away)
+        away = None if contrast is None else self.away
+        return Guidance(words, whole, contrast, away, self.near_noise)
+
+    def scales_at(self, level: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return ``words`` and ``whole`` of sets at noise levels (b, n, 2)."""
+        if self.near_noise is None or (self.words is None and self.whole is None):
+            return self.words, self.whole
+        near = self.near_noise.to(level.device)
+        replaced = (level.flatten(1).amax(1) > NEAR_NOISE) & ~near.isnan()
+        scale = self.words if self.whole is None else self.whole
+        assert scale is not None
+        scale = torch.where(replaced, near, scale.to(level.device))
+        return (scale, None) if self.whole is None else (self.words, scale)
 
 
 def guidance_for(
@@ -159,14 +179,16 @@ def guidance_for(
     """
     whole = torch.where(aided, config.memory_guidance_scale, config.guidance_scale)
     contrast = None if away is None else torch.where(aided, 1.0, config.contrast_scale)
+    near = config.noise_guidance_scale
+    near_noise = None if near is None else torch.where(aided, torch.nan, near)
     if config.attribute_guidance_scale == 1.0:
-        return Guidance(None, whole, contrast, away)
+        return Guidance(None, whole, contrast, away, near_noise)
     words = torch.where(aided & told, config.attribute_guidance_scale, 1.0)
     if config.memory_guidance_scale == 1.0:
         # Where nothing is known, attributes are all that guides: one evaluation serves both.
         words = torch.where(aided, words, config.guidance_scale)
-        return Guidance(words, None, contrast, away)
-    return Guidance(words, whole, contrast, away)
+        return Guidance(words, None, contrast, away, near_noise)
+    return Guidance(words, whole, contrast, away, near_noise)
 
 
 def is_aided(unknown: Tensor, memory: Tensor) -> Tensor:
@@ -179,15 +201,16 @@ def is_aided(unknown: Tensor, memory: Tensor) -> Tensor:
 
 def predict(network: Evaluate, batch: PainterBatch, guidance: Guidance) -> Tensor:
     """Return predicted clean channels (b, n, 5, h, w) with guidance."""
+    words, whole = guidance.scales_at(batch.level)
     with torch.autocast(batch.noisy.device.type, torch.bfloat16, enabled=batch.noisy.is_cuda):
         if guidance.contrast is None or guidance.away is None:
             clean: Tensor = network(batch)
         else:
             clean = _contrast(network, batch, guidance.away, guidance.contrast)
-        if guidance.words is not None:
-            clean = _guide(clean, network(without_attributes(batch)), guidance.words)
-        if guidance.whole is not None:
-            clean = _guide(clean, network(unconditional(batch)), guidance.whole)
+        if words is not None:
+            clean = _guide(clean, network(without_attributes(batch)), words)
+        if whole is not None:
+            clean = _guide(clean, network(unconditional(batch)), whole)
     return clean
 
 

@@ -17,8 +17,10 @@ from worldsim.painting.training.batches import (
     VIEW_COUNTS,
     BatchConfig,
     BatchMaker,
+    balance_weights,
     memory_channels,
     mirror,
+    near_noise_levels,
 )
 from worldsim.painting.training.store import ViewStore
 from worldsim.painting.training.views import ViewSets
@@ -138,6 +140,41 @@ def test_memory_and_attributes_are_dropped_as_often_as_said(store: ViewStore):
         8, 2
     )
     assert example.batch.memory[:, :, 4].mean() > 0.2 and bool(example.batch.known.all())
+
+
+def test_levels_near_noise_are_those_of_whole_sets(store: ViewStore):
+    level = maker(store, near_noise=1.0, given=0.0).make(30, 3).batch.level
+    assert torch.equal(level, level[:, :1, :1].expand_as(level)) and float(level.min()) >= 0.9
+    drawn = near_noise_levels((3000,), torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert float((drawn == 1.0).float().mean()) == pytest.approx(1 / 3, abs=0.03)
+    # The logarithm is uniform: half of the others lie beyond 0.99.
+    assert float((drawn[drawn < 1.0] > 0.99).float().mean()) == pytest.approx(0.5, abs=0.04)
+
+
+def test_few_attributes_are_given_in_any_number(store: ViewStore):
+    known = maker(store, few_attributes=1.0, no_attributes=0.0).make(500, 1).batch.known
+    # Each is given with a probability p that is uniform, so all a are with E[p^a] = 1 / (a + 1).
+    assert float(known.mean()) == pytest.approx(0.5, abs=0.06)
+    assert float(known.prod(1).mean()) == pytest.approx(1 / (known.shape[1] + 1), abs=0.07)
+
+
+def test_rare_values_are_drawn_as_often_as_common_ones(sets: ViewSets):
+    # Nine places without, and one with each quarter of the second attribute; all have the first.
+    second = torch.tensor([0.0] * 9 + [0.1, 0.3, 0.5, 0.9])
+    first = torch.full((13,), 0.5)
+    weights = balance_weights(torch.stack([first, second], 1))
+    assert float(weights.sum()) == pytest.approx(1.0)
+    # Half of the draws look at the first attribute: 1/13. The others take one of five classes.
+    wanted = torch.tensor([0.5 / 13 + 0.5 / 5 / 9] * 9 + [0.5 / 13 + 0.5 / 5] * 4)
+    torch.testing.assert_close(weights, wanted)
+
+
+def test_balanced_sets_follow_the_weights(store: ViewStore):
+    balanced = maker(store, balanced=1.0)
+    index = balanced.make(8, 1)
+    assert index.batch.attributes.shape == (8, len(store.names))
+    same = maker(store, balanced=1.0).make(8, 1)
+    assert torch.equal(index.clean, same.clean)
 
 
 def test_too_few_views_for_a_memory(sets: ViewSets):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +17,8 @@ from worldsim.painting.training.distil import PainterDistilConfig, distil
 from worldsim.painting.training.store import ViewStore
 from worldsim.painting.training.train import PainterTrainConfig, train
 from worldsim.painting.training.views import ViewSets, save_view_sets
-from worldsim.painting.training.widen import widen
+from worldsim.painting.training.widen import embed_words, widen
+from worldsim.painting.words.attributes import AttributePrior
 from worldsim.protocols import PainterSpec
 
 OLD, NEW = ("brick", "sky"), ("sky", "stairs", "brick")
@@ -102,6 +105,54 @@ def test_training_starts_from_a_painter_with_fewer_attributes(tmp_path: Path, da
     count = len(NEW)
     new = trained.weights["embed.0.weight"][:, -2 * count + NEW.index("stairs")]
     assert float(new.abs().max()) > 0
+
+
+def test_knots_change_nothing_until_they_are_trained(tmp_path: Path):
+    old = saved_painter(tmp_path / "p")
+    new = embed_words(old, [(0.0, 0.1, 0.5), (0.2, 0.4, 0.6)])
+    assert new.card["settings"]["knots"] == [[0.0, 0.1, 0.5], [0.2, 0.4, 0.6]]
+    assert embed_words(new, [(0.0, 0.3), (0.0, 0.4)]) is new
+    batch = batch_of(torch.tensor([[0.2, 0.9], [0.5, 0.0]]), torch.ones(2, 2))
+    for average in (True, False):
+        assert torch.equal(new.network(average)(batch), old.network(average)(batch))
+    assert widen(new, OLD) is new
+    with pytest.raises(InvalidInputError, match="knots"):
+        widen(new, NEW)
+
+
+def test_training_embeds_attributes_by_a_table_and_a_student_starts_from_another(
+    tmp_path: Path, data: Path
+):
+    folder, out = tmp_path / "p", tmp_path / "out"
+    saved_painter(folder)
+    table = np.linspace(0, 255, 60).astype(np.uint8).reshape(20, 3)
+    AttributePrior(table, NEW).save(tmp_path / "table")
+    settings = {"data": data, "out": out, "start": folder, "views": 24, "warmup_again": 1}
+    train(PainterTrainConfig(knots=tmp_path / "table", steps=5, **settings))
+    trained = load_painter(out / "state")
+    assert len(trained.card["settings"]["knots"]) == 3
+    assert float(trained.weights["words.layers.2.weight"].abs().max()) > 0
+    # A run keeps its knots.
+    train(PainterTrainConfig(steps=6, **settings))
+    assert load_painter(out / "state").card["step"] == 6
+
+    student = PainterDistilConfig(
+        painter=out / "state",
+        start=out / "state",
+        data=data,
+        out=tmp_path / "student",
+        steps=1,
+        views=24,
+        num_inference_steps=2,
+        teacher=PaintConfig(4, noise_guidance_scale=1.0),
+    )
+    distil(student)
+    assert load_painter(tmp_path / "student" / "state").spec().attributes == NEW
+    with pytest.raises(InvalidInputError, match="other settings"):
+        distil(replace(student, start=folder, out=tmp_path / "other"))
+    AttributePrior(table[:, :2].copy(), OLD).save(tmp_path / "narrow")
+    with pytest.raises(InvalidInputError, match="stairs"):
+        train(replace(PainterTrainConfig(steps=5, **settings), knots=tmp_path / "narrow"))
 
 
 def test_a_student_keeps_the_attributes_of_its_teacher(tmp_path: Path, data: Path):

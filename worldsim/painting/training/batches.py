@@ -17,6 +17,7 @@ from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError
 from worldsim.memory.splat import EMPTY, frame_points, view_of
 from worldsim.painting.channels import clean_channels, constant, memory_view_channels, rays_of
+from worldsim.painting.knots import TRACE
 from worldsim.painting.levels import add_noise_to, draw_levels, shift_for, shift_levels
 from worldsim.painting.network import PainterBatch
 from worldsim.painting.training.store import Drawn, ViewStore
@@ -28,6 +29,10 @@ VIEW_COUNTS = (1, 2, 3, 4, 6, 8)
 """Numbers of views per set, one for each batch."""
 VIEW_SHARES = (0.12, 0.12, 0.12, 0.2, 0.14, 0.3)
 """Probability of each number of views."""
+GROWTH = 1.2
+"""Factor by which the store grows until the weights of its sets are computed again."""
+CLASSES = 5
+"""Absence and the quarters of the places that show an attribute."""
 BLOCK = 8
 """Side length in pixels of the blocks that are dropped from degraded memories."""
 
@@ -47,6 +52,12 @@ class BatchConfig:
     """Share of sets without attributes, for classifier-free guidance (Ho and Salimans 2022)."""
     some_attributes: Share = 0.5
     """Share of the other sets in which each attribute is given with probability 0.7."""
+    few_attributes: Share = 0.0
+    """Share of the sets with attributes in which each is given with a probability that is drawn
+    uniformly for the set. It comes before ``some_attributes``. Prompts name few attributes."""
+    balanced: Share = 0.0
+    """Share of the sets that are drawn so that rare values of attributes are as frequent as common
+    ones (:func:`balance_weights`)."""
     in_order: Share = 0.5
     """Share of sets whose views are neighbouring headings. The others use any views in any
     order."""
@@ -59,12 +70,50 @@ class BatchConfig:
     unshifted: Share = 0.0
     """Share of sets whose noise levels are not shifted by the number of views. They train the low
     levels at which a sampler paints textures."""
+    near_noise: Share = 0.0
+    """Share of sets with one noise level for all views, so near 1 that not even the mean of a
+    channel shows. Only there does a sampler need attributes for what every pixel tells, such as
+    light: a mean of 4,096 pixels shows through noise of level 0.97 (Lin et al. 2024 find the same
+    of images' brightness)."""
     damaged: Share = 0.3
     """Share of sets whose memory has each kind of damage: missing blocks, scaled depth, blur,
     noise."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+def balance_weights(attributes: Tensor) -> Tensor:
+    """Return how often sets are drawn so that rare values are as frequent as common ones, (s,).
+
+    An attribute is drawn, then one of its classes, then a set in it. Classes are absence and the
+    four quarters of the places that show the attribute.
+
+    attributes: (s, a) in [0, 1].
+
+    Returns weights with a sum of 1.
+    """
+    shown = attributes >= TRACE
+    marked = attributes.masked_fill(~shown, torch.nan)
+    quarters = torch.tensor([0.25, 0.5, 0.75], device=attributes.device)
+    edges = torch.nanquantile(marked, quarters, 0)
+    kind = torch.where(shown, 1 + (attributes > edges[:, None]).sum(0), 0)
+    classes = F.one_hot(kind, CLASSES).float()
+    count = classes.sum(0)
+    share = (classes / count.clamp(min=1.0)).sum(-1) / (count > 0).sum(-1)
+    return share.mean(1)
+
+
+def near_noise_levels(
+    shape: tuple[int, ...], generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """Draw levels at which only noise is seen: a third is 1, others have 1 - level in [1e-3, 0.1].
+
+    The logarithm of 1 - level is uniform.
+    """
+    draw = torch.rand(2, *shape, generator=generator, device=device)
+    level = 1.0 - 10.0 ** (-1.0 - 2.0 * draw[0])
+    return torch.where(draw[1] < 1 / 3, 1.0, level)
 
 
 @dataclass(frozen=True)
@@ -143,10 +192,11 @@ class BatchMaker:
                 "or lower sources."
             )
         self.store, self.config, self.generator = store, config, generator
+        self._weights: Tensor | None = None
 
     def make(self, sets: int, views: int) -> Example:
         """Draw an example of ``sets`` sets of ``views`` views."""
-        drawn = mirror(self.store.draw(sets, self.generator), self._chance(0.5, sets))
+        drawn = mirror(self._draw(sets), self._chance(0.5, sets))
         order = self._order(sets)
         rgb, code, pose = (_pick(x, order) for x in (drawn.rgb, drawn.code, drawn.pose))
         clean = clean_channels(rgb[:, :views], code[:, :views])
@@ -163,6 +213,17 @@ class BatchMaker:
             known=self._told(sets, drawn.attributes.shape[1]),
         )
         return Example(batch, clean)
+
+    def _draw(self, sets: int) -> Drawn:
+        if not self.config.balanced:
+            return self.store.draw(sets, self.generator)
+        known = self.store.attributes()
+        if self._weights is None or len(known) > GROWTH * len(self._weights):
+            self._weights = balance_weights(known)
+        weights = self._weights
+        rare = torch.multinomial(weights, sets, replacement=True, generator=self.generator)
+        any_ = torch.floor(self._rand(sets) * len(known)).long().clamp(max=len(known) - 1)
+        return self.store.get(torch.where(self._chance(self.config.balanced, sets), rare, any_))
 
     def _rand(self, *shape: int) -> Tensor:
         return torch.rand(shape, generator=self.generator, device=self.store.device)
@@ -207,6 +268,9 @@ class BatchMaker:
         unshifted = self._chance(config.unshifted, sets)
         shift = torch.where(unshifted, 1.0, shift_for(noisy))
         level = shift_levels(level, shift[:, None, None])
+        if config.near_noise:
+            top = near_noise_levels((sets, 1, 1), self.generator, device).expand(shape)
+            level = torch.where(self._chance(config.near_noise, sets, 1, 1), top, level)
         colour = torch.where(given, 0.0, level[..., 0])
         with_depth = given & ~picture[:, None]
         depth = torch.where(with_depth, 0.0, level[..., 1])
@@ -268,6 +332,9 @@ class BatchMaker:
         """Return (sets, attributes) float32: 1 where an attribute is given."""
         some = self._chance(self.config.some_attributes, sets, 1)
         told = ~some | self._chance(0.7, sets, attributes)
+        if self.config.few_attributes:
+            few = self._rand(sets, attributes) < self._rand(sets, 1)
+            told = torch.where(self._chance(self.config.few_attributes, sets, 1), few, told)
         return (told & ~self._chance(self.config.no_attributes, sets, 1)).float()
 
 

@@ -51,8 +51,10 @@ class PainterDistilConfig(LegConfig):
     """Settings of :func:`distil`."""
 
     painter: Path
-    """The teacher: a folder with the last weights of a training, or a shipped painter. The student
-    starts from its weights."""
+    """The teacher: a folder with the last weights of a training, or a shipped painter."""
+    start: Path | None = None
+    """Painter with the teacher's settings, from whose weights the student starts; by default the
+    teacher. An earlier student starts nearer to its goal."""
     num_inference_steps: Count = 8
     """Sampling steps of the student."""
     teacher: PaintConfig = field(
@@ -96,6 +98,7 @@ class PainterDistilConfig(LegConfig):
         return PaintConfig(
             self.num_inference_steps,
             guidance_scale=1.0,
+            noise_guidance_scale=None,
             memory_guidance_scale=1.0,
             attribute_guidance_scale=1.0,
             solver="euler",
@@ -255,6 +258,13 @@ class DistilTrainer(PainterTrainer):
         self.teacher.to(place.device)
         if saved:
             network = saved.network(average=False)
+        elif config.start is not None:
+            network = load_painter(config.start).network()
+            if network.settings != self.teacher.settings:
+                raise InvalidInputError(
+                    f"the painters in {config.start} and {config.painter} have other settings: "
+                    "start from the teacher, or from a student of the same size and attributes."
+                )
         # The recording may have attributes that the teacher does not know.
         store.select(network.config.attributes)
         super().__init__(config, network, saved, store.names, place)

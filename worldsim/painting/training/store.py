@@ -94,13 +94,15 @@ class ViewStore:
             torch.cuda.current_stream(self.device).synchronize()
         self.added += len(sets)
 
+    def attributes(self, index: Tensor | None = None) -> Tensor:
+        """Return the attributes (b, a) of the sets at ``index`` (b,) int64, by default of all."""
+        found = self._attributes[: len(self)] if index is None else self._attributes[index]
+        return found if self._columns is None else found[:, self._columns]
+
     def get(self, index: Tensor) -> Drawn:
         """Return the sets at ``index`` (b,) int64."""
         code = self._code[index].to(torch.int32) & 0xFFFF
-        attributes = self._attributes[index]
-        if self._columns is not None:
-            attributes = attributes[:, self._columns]
-        return Drawn(self._rgb[index], code, self._pose[index], attributes)
+        return Drawn(self._rgb[index], code, self._pose[index], self.attributes(index))
 
     def draw(self, count: int, generator: torch.Generator) -> Drawn:
         """Draw ``count`` sets uniformly, with replacement."""

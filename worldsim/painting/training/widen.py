@@ -1,4 +1,4 @@
-"""Painters that learn further attributes: their weights with inputs for these attributes."""
+"""Painters that learn further attributes, or learn them better: weights with more inputs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError
 from worldsim.painting.checkpoint import Saved
+from worldsim.painting.knots import KnotEmbedding
 
 INPUT = "embed.0.weight"
 """Weights of the layer that receives noise levels, attributes, and flags of the given ones."""
+
+WORDS = "words"
+"""The network's embedding of attributes by knots."""
 
 
 def widen(saved: Saved, names: Sequence[str]) -> Saved:
@@ -29,6 +33,12 @@ def widen(saved: Saved, names: Sequence[str]) -> Saved:
     known = tuple(settings["attributes"])
     if known == wanted:
         return saved
+    if settings.get("knots"):
+        raise InvalidInputError(
+            f"the painter has knots for the attributes {', '.join(known)}, and the recording has "
+            f"{', '.join(wanted)}: record with the version that it was trained with, or start from "
+            "a painter without knots."
+        )
     if missing := [name for name in known if name not in wanted]:
         raise InvalidInputError(
             f"the painter has the attribute {missing[0]!r}, which is not among "
@@ -44,6 +54,26 @@ def widen(saved: Saved, names: Sequence[str]) -> Saved:
         card["spec"] = {**card["spec"], "attributes": list(wanted)}
     weights, average = (_widen(part, known, wanted) for part in (saved.weights, saved.average))
     return replace(saved, weights=weights, average=average, card=card)
+
+
+def embed_words(saved: Saved, knots: Sequence[Sequence[float]]) -> Saved:
+    """Return a checkpoint whose network embeds attributes by ``knots``.
+
+    The embedding is zero at first, so it does not change what the network predicts until it is
+    trained. A checkpoint that has knots already is returned as it is.
+
+    knots: see :class:`worldsim.painting.knots.KnotEmbedding`; one row for each attribute.
+    """
+    settings = saved.card["settings"]
+    if settings.get("knots"):
+        return saved
+    wider = {**settings, "knots": [list(row) for row in knots]}
+    fresh = KnotEmbedding(knots, int(settings["dim"])).state_dict()
+    new = {f"{WORDS}.{name}": value for name, value in fresh.items()}
+    weights, average = (
+        {**part, **new} if part else part for part in (saved.weights, saved.average)
+    )
+    return replace(saved, weights=weights, average=average, card={**saved.card, "settings": wider})
 
 
 def _widen(

@@ -27,7 +27,7 @@ ARMS: dict[str, tuple[str, ...]] = {
 }
 """Options in which the arms differ."""
 WALKS = (
-    "--perturb.own", "0.8", "--perturb.own-frames", "16", "512",
+    "--perturb.own-frames", "4", "512",
     "--painted.takes", "nothing", "--painted.every", "2", "--painted.coverage", "0.8",
     "--painted.ahead", "2", "12", "--painted.level", "0.1", "0.6", "--painted.invented", "0.25",
     "--painted.since", "0", "48", "--painted.num-inference-steps", "8", "--painted.places", "64",
@@ -59,7 +59,7 @@ class Config:
     """Frames on the device."""
     refresh_every: int = 400
     """Steps between looks for new recordings."""
-    own: float = 0.8
+    own: float = 1.0
     """Share of walks that the network dreams in parts."""
     painted: float = 0.5
     """Share of walks with painted views in their memory."""
@@ -83,7 +83,7 @@ def train(config: Config) -> None:
             "--memory-capacity", "65536", "--world-memory-capacity", "262144",
             "--refresh-every", str(c.refresh_every), "--save-every", "600",
             "--sample-every", "600", "--patience", "600", "--scenes", "0", "--edits", "0.15",
-            "--mirror-actions", "0", "1", "2", "4", "3", "6", "5", "--learning-rate", "2e-4",
+            "--mirror-actions", "0", "1", "2", "4", "3", "6", "5", "--learning-rate", "3e-4",
             "--motion-learning-rate", "1e-4", "--warmup", "100", "--decay", "0.5",
             "--ema", "0.998", "--loss.pure-noise", "0.85", *ARMS[c.arm], *WALKS,
             "--perturb.own", str(c.own), "--painted.share", str(c.painted),

@@ -28,7 +28,7 @@ ARMS: dict[str, tuple[str, ...]] = {
 """Options in which the arms differ."""
 WALKS = (
     "--perturb.own-frames", "4", "512",
-    "--painted.takes", "nothing", "--painted.every", "2", "--painted.coverage", "0.8",
+    "--painted.takes", "nothing", "--painted.every", "3", "--painted.coverage", "0.8",
     "--painted.ahead", "2", "12", "--painted.level", "0.1", "0.6", "--painted.invented", "0.25",
     "--painted.since", "0", "48", "--painted.num-inference-steps", "8", "--painted.places", "64",
 )  # fmt: skip
@@ -57,7 +57,7 @@ class Config:
     """Windows per step."""
     buffer_frames: int = 200_000
     """Frames on the device."""
-    refresh_every: int = 400
+    refresh_every: int = 300
     """Steps between looks for new recordings."""
     own: float = 1.0
     """Share of walks that the network dreams in parts."""

@@ -29,6 +29,9 @@ SQUARE = 8
 OTHER_COLOUR, OTHER_DEPTH = 0.3, 0.1
 """Differences of channels, each in [-1, 1], from which on a remembered point is something else than
 what was there."""
+RIGHT_COLOUR = 0.15
+"""Largest difference of a remembered point from what was there, to count as right: 2 to 3 times the
+usual one, which comes from sampling a texture at other points."""
 TELEPORT = 20.0
 """Motions of more than this many times the usual one are left out of the ego-motion loss."""
 NEAR_LEVEL = 0.08
@@ -83,8 +86,8 @@ class LossConfig:
     own_context_from: Share = 0.6
     """Fraction of the training after which ``own_context`` begins."""
     known: NotNegative = 0.0
-    """Weight of the squared error of pixels that the memory knows, beside the energy score. There
-    the next frame is nearly determined, and noise in it is flicker. Needs the memory."""
+    """Weight of the squared error of pixels where the memory shows the right colour, beside the
+    energy score. There the frame is determined, and noise in it is flicker. Needs the memory."""
     detail: Share = 0.0
     """In [0, 1]: how much the weight of a pixel grows with the detail of the previous frame there.
     A distant shot of one pixel is a thousandth of the error of floor and walls, and would be
@@ -185,16 +188,21 @@ def _distance(a: Tensor, b: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def known_loss(
-    predictions: list[Tensor], x: Tensor, windows: Windows, weight: float
+    predictions: list[Tensor], x: Tensor, windows: Windows, weight: float, apart: float = math.inf
 ) -> dict[str, Tensor]:
     """Return the loss of pixels that the memory knows: the logarithm of their squared error.
+
+    Where a memory holds dreamed frames, it may be wrong, and squared error would ask for the mean
+    of what may be there. ``apart`` leaves such pixels out.
 
     predictions: (b, t, c, h, w) each, the truth where the loss is masked.
     x: (b, t, c, h, w), the true frames.
     weight: of ``known_loss``; ``known_mse`` is for the log.
+    apart: largest difference from the true colour, in [-1, 1], of pixels that count.
     """
     assert windows.view is not None
     known, drawn = windows.view[:, :, MASK_CHANNEL], windows.drawn
+    known = known * ((windows.view[:, :, :3] - x[:, :, :3]).abs().amax(2) <= apart)
     counted = known.sum((2, 3)) > 0
     if drawn is not None:
         counted = counted & drawn
@@ -325,7 +333,7 @@ class TrainingLoss(nn.Module):
         forgiven = self._forgiven(predictions, x, windows)
         losses = self._denoising(forgiven, x, sigma, windows.drawn, sees_last(t, hidden_before))
         if c.known > 0 and windows.view is not None:
-            losses |= known_loss(forgiven, x, windows, c.known)
+            losses |= known_loss(forgiven, x, windows, c.known, RIGHT_COLOUR)
         losses.update(self._outcomes(features, windows, sigma, c.pure_noise))
         if self.ego_motion is not None and motions is not None:
             losses.update(self._motions(motions))

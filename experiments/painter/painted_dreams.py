@@ -113,8 +113,6 @@ ARMS: dict[str, Arm] = {
             ("-seldom", {"coverage": 0.8, "every": 8}),
             ("-near-always", NEAR),
             ("-near-straight", NEAR | {"views": 1}),
-            ("-closed", {"closes": True}),
-            ("-closed-always", {"closes": True, "coverage": 0.95, "every": 1}),
         )
     },
     "nothing-two-steps": Arm({"takes": "nothing"}, dynamics={"num_inference_steps": 2}),

@@ -74,9 +74,6 @@ class PaintAheadConfig:
     """What the memory takes from dreamed frames: ``all``, ``known`` or ``nothing``. Blur of dreamed
     frames then never comes back through the memory: FD 164 with ``nothing``, 221 with ``known``
     (docs/experiments/painted_memory.md)."""
-    closes: bool = False
-    """Whether the step network sees the memory's view with its gaps filled, each by the nearest
-    point."""
     views: Count = 3
     """Views at the camera ahead: straight on, and to both sides in turn."""
     turn: Annotated[float, Ge(1), Le(180)] = 50.0

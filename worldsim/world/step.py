@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from worldsim.camera import Camera, move, relative_motion, snap_pose
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.gaps import close_gaps
 from worldsim.memory.painted import give_way
 from worldsim.memory.points import PointMemory
 from worldsim.memory.splat import frame_surroundings
@@ -26,7 +24,7 @@ from worldsim.protocols import (
     remembers,
 )
 from worldsim.runtime.rng import Purpose, uniform
-from worldsim.state import Frame, MemoryView, Transition, WorldState, map_tensors, where_rows
+from worldsim.state import Frame, MemoryView, Transition, WorldState
 from worldsim.world.config import Termination, WorldConfig
 from worldsim.world.heads import HISTORY, EgoMotionHead, OutcomeHead, to_camera_axes, to_world_axes
 from worldsim.world.paint_ahead import NEVER_AGAIN, Takes, taken_pixels
@@ -92,8 +90,6 @@ class Step:
     predict: Callable[..., tuple[Prediction, Tensor, Tensor, Any]]
     takes: Takes = Takes.ALL
     """What memories of painted dreams take from dreamed frames."""
-    closes: bool = False
-    """Whether gaps in the memory's views are filled in painted dreams."""
 
     @classmethod
     def of(
@@ -104,7 +100,6 @@ class Step:
         ego_motion: EgoMotionHead | None,
         outcome: OutcomeHead,
         takes: Takes = Takes.ALL,
-        closes: bool = False,
     ) -> Step:
         """Build the step from its parts, without an engine.
 
@@ -112,7 +107,7 @@ class Step:
         """
         aim = None if ego_motion is None else Aim(ego_motion)
         predict = Predict(dynamics, outcome)
-        return cls(config, dynamics, memory, ego_motion, outcome, aim, predict, takes, closes)
+        return cls(config, dynamics, memory, ego_motion, outcome, aim, predict, takes)
 
     def __call__(
         self, state: WorldState, act: Tensor, pose: Tensor | None = None
@@ -159,9 +154,6 @@ class Step:
                 pose = snap_pose(pose)
                 motion = relative_motion(last.pose, pose)
             view = self.memory.render(state.memory, self.camera(pose, state.intrinsics))
-            if self.closes and state.looked is not None:
-                painted = state.looked != NEVER_AGAIN
-                view = map_tensors(partial(where_rows, painted), close_gaps(view), view)
         return StepInputs(
             last=last,
             act=act,

@@ -207,11 +207,10 @@ class World:
 
     def _run_by(self, engine: EngineConfig) -> None:
         self.engine = engine
-        ahead = PaintAheadConfig(takes=Takes.ALL) if self.painting is None else self.painting.config
+        takes = Takes.ALL if self.painting is None else self.painting.config.takes
         step = Step.of(
-            self.config, self._dynamics, self.memory, self.ego_motion, self.outcome,
-            ahead.takes, ahead.closes,
-        )  # fmt: skip
+            self.config, self._dynamics, self.memory, self.ego_motion, self.outcome, takes
+        )
         self.running = RunningStep(step, engine)
         self._starts = StartStates(self.running, self.action_space)
 

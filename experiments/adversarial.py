@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
@@ -40,7 +39,7 @@ from worldsim.evaluation.encoder import encode, load_encoder
 from worldsim.evaluation.figures import SEEN_FRAME_SHARE
 from worldsim.evaluation.frechet import frechet_distance
 from worldsim.evaluation.measure import start_walks, warp
-from worldsim.evaluation.metrics import moved_frames, psnr
+from worldsim.evaluation.metrics import gradient, moved_frames, psnr
 from worldsim.evaluation.trip_recording import TripConfig, Trips, stack_trips
 from worldsim.io.pictures import contact_sheet, save_picture
 from worldsim.runtime.devices import resolve_device
@@ -192,19 +191,6 @@ def ship(config: Config) -> None:
     found = read_checkpoint(config.out / "run")
     if found is not None:
         save_tensors(part_of(found[2], f"{ADVERSARY}heads."), config.out / "heads.safetensors")
-
-
-def gradient(rgb: Tensor) -> Tensor:
-    """Magnitude of the luminance's Sobel gradient, (..., h - 2, w - 2) of (..., 3, h, w).
-
-    Its mean is :func:`worldsim.evaluation.metrics.sharpness`.
-    """
-    weights = torch.tensor([0.299, 0.587, 0.114], device=rgb.device)
-    luminance = torch.einsum("...chw,c->...hw", rgb.float(), weights)
-    kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=rgb.device)
-    flat = luminance.reshape(-1, 1, *luminance.shape[-2:])
-    found = F.conv2d(flat, torch.stack([kernel, kernel.T])[:, None]).norm(dim=1)
-    return found.reshape(*luminance.shape[:-2], *found.shape[-2:])
 
 
 def steady(now: Frame, before: Frame, test: TestSet) -> tuple[Tensor, Tensor]:

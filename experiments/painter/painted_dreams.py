@@ -15,6 +15,8 @@ are compared with. For each world and each arm (:data:`ARMS`; by default without
   ingests them, on pixels that show painted points. ``observed_psnr``: on the other known pixels.
 - ``painted_share``: share of such pixels in all pixels, by quarters; ``known_share``: that of
   pixels that show anything; ``paintings`` of the dreams, ``looks_that_paint`` of all looks.
+- ``kinds``: of the second half, pixels that show painted points, other points, gaps between splats
+  and holes: their share, and their sharpness over the mean of the real twin's frames.
 - ``walked``: metres that the dream's camera moved over those of the real twin's.
 - ``painted_fd``, ``painted_sharpness``: of the paintings' views straight on, over all true frames'.
 
@@ -47,9 +49,10 @@ from worldsim.evaluation.frechet import (
     kernel_with_interval,
 )
 from worldsim.evaluation.measure import start_walks
-from worldsim.evaluation.metrics import sharpness
+from worldsim.evaluation.metrics import gradient, sharpness
 from worldsim.evaluation.statistics import interval
 from worldsim.io.pictures import contact_sheet, save_picture
+from worldsim.memory.gaps import close_mask
 from worldsim.memory.points import PointMemory
 from worldsim.painting.painter import NetworkPainter, open_painter
 from worldsim.protocols import PaintInputs
@@ -67,6 +70,8 @@ QUARTERS = 4
 STRIP_COLUMNS = 13
 TELEPORTED = 3.0
 """Metres that no step reaches."""
+KINDS = ("painted", "observed", "gap", "hole")
+"""What the memory shows at a pixel before the frame is dreamed."""
 LEAST_WALKS = 4
 """Fewer walks have no kernel distance."""
 
@@ -80,13 +85,20 @@ class Arm:
     oracle: bool = False
     """Whether the memory holds all true frames of the walk before the dream begins. The network
     then never meets a hole that the real walk has not: what is missing is its own blur."""
+    dynamics: JsonObject = field(default_factory=dict)
+    """Changes of the world's :class:`worldsim.diffusion.dynamics.DynamicsConfig`."""
     steps: int | None = None
     """Sampling steps of the painter; by default ``Config.num_inference_steps``."""
 
 
+NEAR: JsonObject = {"every": 1, "distance": 1.0, "coverage": 0.95}
+"""A look in every step at the camera one metre ahead, which is about the next one."""
 ARMS: dict[str, Arm] = {
     "plain": Arm(),
+    "plain-cool": Arm(dynamics={"temperature": 0.75}),
     "oracle": Arm(oracle=True),
+    # Nothing is covered less than not at all, so nothing is painted.
+    "oracle-nothing": Arm({"takes": "nothing", "coverage": 0.0}, oracle=True),
     "painted": Arm({}),
     **{
         takes + name: Arm({"takes": takes, **changes})
@@ -99,6 +111,8 @@ ARMS: dict[str, Arm] = {
             ("-here", {"coverage": 0.8, "every": 2, "distance": 0.0}),
             ("-straight", {"coverage": 0.8, "every": 2, "views": 1}),
             ("-seldom", {"coverage": 0.8, "every": 8}),
+            ("-near-always", NEAR),
+            ("-near-straight", NEAR | {"views": 1}),
         )
     },
     # What a painting costs.
@@ -107,6 +121,10 @@ ARMS: dict[str, Arm] = {
     "straight": Arm({"views": 1}),
     "straight-4": Arm({"views": 1}, steps=4),
     "idle": Arm({"coverage": 0.0}),
+    "nothing-two-steps": Arm({"takes": "nothing"}, dynamics={"num_inference_steps": 2}),
+    "nothing-near-12": Arm({"takes": "nothing"} | NEAR, steps=12),
+    "nothing-near-4": Arm({"takes": "nothing"} | NEAR, steps=4),
+    "nothing-cool": Arm({"takes": "nothing"}, dynamics={"temperature": 0.75}),
 }
 """Arms by name. ``painted`` has the settings of ``Config.ahead`` as they are."""
 
@@ -183,11 +201,10 @@ class Counted:
         return self
 
 
-def painter_of(config: Config, arm: Arm, places: int) -> Counted:
-    """The painter with the sampling steps of an arm, without guidance."""
+def painter_of(config: Config, places: int, steps: int | None) -> Counted:
+    """The painter without guidance; its own sampling steps if None are given."""
     painter = open_painter(config.painter, device=config.device)
     changes: dict[str, float] = {"guidance_scale": 1.0, "memory_guidance_scale": 1.0}
-    steps = arm.steps or config.num_inference_steps
     if steps is not None:
         changes["num_inference_steps"] = steps
     painter.config = replace(painter.config, places=places, **changes)  # type: ignore[arg-type]
@@ -219,12 +236,17 @@ class Dreams:
     squared: (e, t, 2), sums of squared colour differences from the memory's view, over pixels that
         show painted points and over other known ones.
     pixels: (e, t, 2), their numbers, times 3.
+    edges: (e, t, 4), sums of the gradient of :func:`sharpness`, over pixels that show painted
+        points, other known pixels, gaps between splats, and holes.
+    places: (e, t, 4), the numbers of these pixels.
     """
 
     rgb: Tensor
     position: Tensor
     squared: Tensor
     pixels: Tensor
+    edges: Tensor
+    places: Tensor
 
     @staticmethod
     def join(parts: Sequence[Dreams]) -> Dreams:
@@ -275,7 +297,12 @@ def dream(world: World, test: TestSet, state: WorldState, given: bool) -> Dreams
         apart = (frame.rgb.float() - view.rgb.float()).square().sum(1)
         kinds = torch.stack([painted, view.mask & ~painted], 1).float()
         squared = (apart[:, None] * kinds).sum((2, 3))
-        now = Dreams(frame.rgb, frame.pose[:, :3, 3], squared, 3 * kinds.sum((2, 3)))
+        closed = close_mask(view.mask)
+        all_kinds = torch.cat([kinds, torch.stack([closed & ~view.mask, ~closed], 1).float()], 1)
+        inner = all_kinds[:, :, 1:-1, 1:-1]
+        edges = (gradient(frame.rgb)[:, None] * inner).sum((2, 3))
+        pixels, places = 3 * kinds.sum((2, 3)), inner.sum((2, 3))
+        now = Dreams(frame.rgb, frame.pose[:, :3, 3], squared, pixels, edges, places)
         found.append(map_tensors(lambda x: x.cpu(), now))
     return map_tensors(lambda *x: torch.stack(x, 1), found[0], *found[1:])
 
@@ -336,6 +363,15 @@ def measure(
     shares = dreams.pixels.double() / size
     for name, share in (("painted_share", shares[..., 0]), ("known_share", shares.sum(2))):
         found[name] = [round(float(part.mean()), 4) for part in share.chunk(QUARTERS, 1)]
+    usual = float(sharpness(true[:, half:]).mean())
+    edges, places = (x[:, half:].double().sum((0, 1)) for x in (dreams.edges, dreams.places))
+    found["kinds"] = {
+        name: {
+            "share": round(float(n / places.sum()), 4),
+            "sharpness": round(float(g / n) / usual, 4) if n else None,
+        }
+        for name, g, n in zip(KINDS, edges, places, strict=True)
+    }
     found["walked"] = ratio_of(metres(dreams.position), metres(position))
     return found
 
@@ -447,8 +483,9 @@ def _row(
     """
     since, parts = time.monotonic(), []
     ahead = None if arm.ahead is None else replace(config.ahead, **arm.ahead)
-    painter = None if ahead is None else painter_of(config, arm, config.places)
-    used = world.with_painting(painter, ahead)
+    steps = arm.steps or config.num_inference_steps
+    painter = None if ahead is None else painter_of(config, config.places, steps)
+    used = world.with_painting(painter, ahead).with_dynamics(**arm.dynamics)
     for part, after in walks:
         state = all_seen(world, part, after) if arm.oracle else after
         if used.painting is not None:
@@ -484,7 +521,8 @@ def speed(config: Config) -> JsonObject:
     for name in config.arms:
         arm = ARMS[name]
         ahead = None if arm.ahead is None else replace(config.ahead, **arm.ahead)
-        painter = None if ahead is None else painter_of(config, arm, 1)
+        steps = arm.steps or config.num_inference_steps
+        painter = None if ahead is None else painter_of(config, 1, steps)
         env = gym.make(
             "worldsim/FreedoomDream-v0", world=config.speed, device=device, engine=config.engine,
             paint=ahead, painter=painter, max_episode_steps=10**6,

@@ -20,6 +20,7 @@ from worldsim.training.loss import (
     TrainingLoss,
     energy_score,
     errors_by_sigma,
+    known_loss,
     sees_last,
 )
 from worldsim.world.heads import HISTORY, EgoMotionHead, Motions, OutcomeHead
@@ -291,6 +292,27 @@ def test_denoising_losses_by_hand() -> None:
     assert float(losses["rgb_mse"]) == pytest.approx(0.025, abs=1e-6)
     assert float(losses["depth_loss"]) == pytest.approx(0.5 * math.log(0.301), abs=1e-4)
     assert float(losses["depth_error"]) == pytest.approx(0.3, abs=1e-6)
+
+
+def test_known_pixels_are_charged_by_hand() -> None:
+    """Known pixels are off by 0.1, holes and wrong points by 0.5. A frame that nothing is known of
+    does not count."""
+    batch = windows()
+    view = torch.zeros(B, T, 8, SIZE, SIZE)
+    view[:, 1:, :3] = batch.x[:, 1:, :3] + 0.14
+    view[:, 1:, :3, :, 8:] += 0.02
+    view[:, 1:, 4, :, :12] = 1.0
+    batch = dataclasses.replace(batch, view=view)
+    off = torch.full_like(batch.x, 0.5)
+    off[..., :8] = 0.1
+    found = known_loss([batch.x + off, batch.x - off], batch.x, batch, 0.5, 0.15)
+    assert float(found["known_loss"]) == pytest.approx(0.5 * math.log(0.011), abs=1e-3)
+    assert float(found["known_mse"]) == pytest.approx(0.01, abs=1e-5)
+    # All known pixels: a third of them is off by 0.5.
+    found = known_loss([batch.x + off], batch.x, batch, 1.0)
+    assert float(found["known_mse"]) == pytest.approx(0.09, abs=1e-5)
+    assert "known_loss" in losses_of(made(known=0.5), batch)
+    assert "known_loss" not in losses_of(made(), batch)
 
 
 def test_errors_of_a_noise_level_by_hand() -> None:

@@ -90,21 +90,31 @@ def _overlaps(source: int, target: int, device: torch.device) -> Tensor:
     ) / size
 
 
-def sharpness(rgb: Tensor) -> Tensor:
-    """Return the mean magnitude of the luminance's Sobel gradient over inner pixels.
+def gradient(rgb: Tensor) -> Tensor:
+    """Return the magnitude of the luminance's Sobel gradient at inner pixels.
 
     A vertical step edge between luminances 0 and L has magnitude 4 L in the two columns beside it.
 
     rgb: (..., 3, h, w) uint8.
 
-    Returns (...) float32.
+    Returns (..., h - 2, w - 2) float32.
     """
     weights = torch.tensor([0.299, 0.587, 0.114], device=rgb.device)
     luminance = torch.einsum("...chw,c->...hw", rgb.to(torch.float32), weights)
     kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=rgb.device)
     flat = luminance.reshape(-1, 1, *luminance.shape[-2:])
-    gradient = F.conv2d(flat, torch.stack([kernel, kernel.T])[:, None])
-    return gradient.norm(dim=1).mean((-2, -1)).reshape(rgb.shape[:-3])
+    found = F.conv2d(flat, torch.stack([kernel, kernel.T])[:, None]).norm(dim=1)
+    return found.reshape(*luminance.shape[:-2], *found.shape[-2:])
+
+
+def sharpness(rgb: Tensor) -> Tensor:
+    """Return the mean of :func:`gradient` over inner pixels.
+
+    rgb: (..., 3, h, w) uint8.
+
+    Returns (...) float32.
+    """
+    return gradient(rgb).mean((-2, -1))
 
 
 def moved_frames(pose: Tensor) -> Tensor:

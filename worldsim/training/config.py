@@ -178,6 +178,11 @@ class TrainConfig:
             raise InvalidInputError(
                 f"TrainConfig.edits = {self.edits!r}: a share in [0, 1], 0 without the memory"
             )
+        if self.loss.known > 0 and not self.memory:
+            raise InvalidInputError(
+                f"TrainConfig.loss.known = {self.loss.known!r}: only a memory knows pixels; give "
+                f"0 without it"
+            )
         if self.attention is not None and self.attention < 2:
             raise InvalidInputError(
                 f"TrainConfig.attention = {self.attention!r}: at least 2 frames, or leave it to "

@@ -23,7 +23,7 @@ from worldsim.runtime.old_names import old_fields
 from worldsim.state import map_tensors
 from worldsim.training.adversarial import Adversary, Judged, detail, follows_generated
 from worldsim.training.buffer import Windows
-from worldsim.training.loss import LossConfig, TrainingLoss, sees_last
+from worldsim.training.loss import LossConfig, TrainingLoss, known_loss, sees_last
 from worldsim.training.outcomes import Transitions
 from worldsim.world.frame_outcome import FrameOutcomeHead
 from worldsim.world.heads import Motions, OutcomeHead
@@ -274,7 +274,7 @@ class DistilLoss(TrainingLoss):
             true = self._denoising(forgiven, x, sigma, windows.drawn, follows)
             losses |= {k: c.real * v if k.endswith("_loss") else v for k, v in true.items()}
             if self.adversary is not None and windows.view is not None:
-                losses |= self._known(forgiven, x, windows)
+                losses |= known_loss(forgiven, x, windows, self.adversary.config.known)
         losses.update(self._outcomes(features, windows, sigma))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()
         if self.adversary is not None:
@@ -286,24 +286,6 @@ class DistilLoss(TrainingLoss):
             losses["discriminator"] = judged.loss
         losses["prediction"] = predictions[0].detach()
         return losses
-
-    def _known(self, predictions: list[Tensor], x: Tensor, windows: Windows) -> dict[str, Tensor]:
-        """Return the loss of pixels that the memory knows: the logarithm of their squared error.
-
-        predictions: as :meth:`_forgiven` returns them.
-        """
-        assert self.adversary is not None and windows.view is not None
-        known, drawn = windows.view[:, :, 4], windows.drawn
-        counted = known.sum((2, 3)) > 0
-        if drawn is not None:
-            counted = counted & drawn
-        errors = torch.stack([(p[:, :, :3] - x[:, :, :3]).square().mean(2) for p in predictions])
-        errors = (errors * known).sum((3, 4)) / known.sum((2, 3)).clamp(min=1.0)
-        loss = torch.log(errors + 1e-3).mean(0)
-        share = counted.float()
-        mean = (loss * share).sum() / share.sum().clamp(min=1.0)
-        mse = (errors.mean(0) * share).sum() / share.sum().clamp(min=1.0)
-        return {"known_loss": self.adversary.config.known * mean, "known_mse": mse.detach()}
 
     def _judge(
         self,

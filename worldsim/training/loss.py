@@ -13,7 +13,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from worldsim.camera import pluecker_rays
-from worldsim.diffusion.denoiser import add_noise, shown_last
+from worldsim.diffusion.denoiser import MASK_CHANNEL, add_noise, shown_last
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer, stream_mask
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.old_names import old_fields
@@ -37,6 +37,9 @@ SQUARE = 8
 OTHER_COLOUR, OTHER_DEPTH = 0.3, 0.1
 """Differences of channels, each in [-1, 1], from which on a remembered point is something else than
 what was there."""
+RIGHT_COLOUR = 0.15
+"""Largest difference of a remembered point from what was there, to count as right: 2 to 3 times the
+usual one, which comes from sampling a texture at other points."""
 TELEPORT = 20.0
 """Motions of more than this many times the usual one are left out of the ego-motion loss."""
 NEAR_LEVEL = 0.08
@@ -90,6 +93,9 @@ class LossConfig:
     forward pass."""
     own_context_from: Share = 0.6
     """Fraction of the training after which ``own_context`` begins."""
+    known: NotNegative = 0.0
+    """Weight of the squared error of pixels where the memory shows the right colour, beside the
+    energy score. There the frame is determined, and noise in it is flicker. Needs the memory."""
     detail: Share = 0.0
     """In [0, 1]: how much the weight of a pixel grows with the detail of the previous frame there.
     A distant shot of one pixel is a thousandth of the error of floor and walls, and would be
@@ -187,6 +193,34 @@ def _distance(a: Tensor, b: Tensor, weights: Tensor | None) -> Tensor:
         apart, pixels = apart * weights, pixels * weights
     squares = (F.avg_pool2d(apart, SQUARE, ceil_mode=True) + 1e-6).sqrt()
     return 0.5 * (pixels.mean((2, 3)) + squares.mean((2, 3)))
+
+
+def known_loss(
+    predictions: list[Tensor], x: Tensor, windows: Windows, weight: float, apart: float = math.inf
+) -> dict[str, Tensor]:
+    """Return the loss of pixels that the memory knows: the logarithm of their squared error.
+
+    Where a memory holds dreamed frames, it may be wrong, and squared error would ask for the mean
+    of what may be there. ``apart`` leaves such pixels out.
+
+    predictions: (b, t, c, h, w) each, the truth where the loss is masked.
+    x: (b, t, c, h, w), the true frames.
+    weight: of ``known_loss``; ``known_mse`` is for the log.
+    apart: largest difference from the true colour, in [-1, 1], of pixels that count.
+    """
+    assert windows.view is not None
+    known, drawn = windows.view[:, :, MASK_CHANNEL], windows.drawn
+    known = known * ((windows.view[:, :, :3] - x[:, :, :3]).abs().amax(2) <= apart)
+    counted = known.sum((2, 3)) > 0
+    if drawn is not None:
+        counted = counted & drawn
+    errors = torch.stack([(p[:, :, :3] - x[:, :, :3]).square().mean(2) for p in predictions])
+    errors = (errors * known).sum((3, 4)) / known.sum((2, 3)).clamp(min=1.0)
+    loss = torch.log(errors + 1e-3).mean(0)
+    share = counted.float()
+    mean = (loss * share).sum() / share.sum().clamp(min=1.0)
+    mse = (errors.mean(0) * share).sum() / share.sum().clamp(min=1.0)
+    return {"known_loss": weight * mean, "known_mse": mse.detach()}
 
 
 def errors_by_sigma(
@@ -309,13 +343,10 @@ class TrainingLoss(nn.Module):
             self._last(source, hidden_before, generator),
         )
         follows = sees_last(t, hidden_before)
-        losses = self._denoising(
-            self._forgiven(predictions, x, windows),
-            x,
-            sigma,
-            windows.drawn,
-            follows,
-        )
+        forgiven = self._forgiven(predictions, x, windows)
+        losses = self._denoising(forgiven, x, sigma, windows.drawn, follows)
+        if c.known > 0 and windows.view is not None:
+            losses |= known_loss(forgiven, x, windows, c.known, RIGHT_COLOUR)
         if transitions is None:
             losses.update(self._outcomes(features, windows, sigma, c.pure_noise))
         else:

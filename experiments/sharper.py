@@ -1,0 +1,106 @@
+"""Trains freedoom-tiny on walks as painted dreams are: sharp where the memory shows nothing.
+
+    python experiments/sharper.py --out out/full --arm full --data data --minutes 14
+
+In half of the walks, the memory takes nothing from late frames and holds painted views ahead, and
+most late frames are the network's own. The loss is the energy score, and the squared error on
+pixels that the memory knows. ``world`` in the folder is the trained world as it would be shipped:
+8-bit weights and the ego-motion head of the first world. Measure it with ``adversarial.py --parts
+dreams trips`` and ``painter/painted_dreams.py``.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from adversarial import Config as Shipped
+from adversarial import command, ship
+
+from worldsim.runtime.files import is_file
+
+ARMS: dict[str, tuple[str, ...]] = {
+    "full": ("--loss.energy", "1.0", "--loss.known", "0.5"),
+    "most": ("--loss.energy", "0.85", "--loss.known", "0.25"),
+}
+"""Options in which the arms differ."""
+WALKS = (
+    "--perturb.own-frames", "4", "512",
+    "--painted.takes", "nothing", "--painted.every", "3", "--painted.coverage", "0.8",
+    "--painted.ahead", "2", "12", "--painted.level", "0.1", "0.6", "--painted.invented", "0.25",
+    "--painted.since", "0", "48", "--painted.num-inference-steps", "8", "--painted.places", "64",
+)  # fmt: skip
+"""How walks pass through the memory."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings."""
+
+    out: Path
+    """Folder of everything."""
+    arm: str = "full"
+    """Which arm to train."""
+    data: Path = Path("data")
+    """Recording of train maps, or a folder of some; others may be added during the training."""
+    world: str = "freedoom-tiny"
+    """World to start from."""
+    minutes: float = 14.0
+    """Minutes of training, its start included."""
+    steps: int | None = None
+    """Training steps instead."""
+    startup: float = 90.0
+    """Seconds of them that the training takes outside its own clock."""
+    batch_size: int = 24
+    """Windows per step."""
+    buffer_frames: int = 200_000
+    """Frames on the device."""
+    refresh_every: int = 300
+    """Steps between looks for new recordings."""
+    own: float = 1.0
+    """Share of walks that the network dreams in parts."""
+    painted: float = 0.5
+    """Share of walks with painted views in their memory."""
+
+
+def train(config: Config) -> None:
+    """Train an arm; once more without compilation if it fails."""
+    c, out = config, config.out
+    if is_file(out / "trained"):
+        return
+    begun = time.monotonic()
+    for again in (False, True):
+        left = 60.0 * c.minutes - (time.monotonic() - begun) - c.startup
+        length = ("--minutes", f"{max(left, 1.0) / 60.0:.3f}")
+        if c.steps is not None:
+            length = ("--steps", str(c.steps))
+        status = command(
+            out / "train.log", "-m", "worldsim", "train", "--data", str(c.data),
+            "--out", str(out / "run"), "--preset", "tiny", "--init-from", c.world, *length,
+            "--batch-size", str(c.batch_size), "--buffer-frames", str(c.buffer_frames),
+            "--memory-capacity", "65536", "--world-memory-capacity", "262144",
+            "--refresh-every", str(c.refresh_every), "--save-every", "600",
+            "--sample-every", "600", "--patience", "600", "--scenes", "0", "--edits", "0.15",
+            "--mirror-actions", "0", "1", "2", "4", "3", "6", "5", "--learning-rate", "3e-4",
+            "--motion-learning-rate", "1e-4", "--warmup", "100", "--decay", "0.5",
+            "--ema", "0.998", "--loss.pure-noise", "0.85", *ARMS[c.arm], *WALKS,
+            "--perturb.own", str(c.own), "--painted.share", str(c.painted),
+            *(("--no-compile",) if again else ()),
+        )  # fmt: skip
+        if status == 0:
+            (out / "trained").touch()
+            return
+    raise SystemExit(f"training failed: see {out / 'train.log'}")
+
+
+def main(config: Config) -> None:
+    """Train and write the world."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    train(config)
+    ship(Shipped(out=config.out, world=config.world))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -14,7 +14,6 @@ from worldsim.evaluation.evaluate import EvaluateConfig
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Count, Positive
 from worldsim.runtime.types import JsonObject
-from worldsim.training.config import HeadInput
 from worldsim.training.loss import Balance, LossConfig
 from worldsim.training.outcomes import OutcomeConfig
 from worldsim.training.train import TrainConfig
@@ -166,7 +165,6 @@ def train_config(
             balance=Balance.CONTEXT,
             detail=0.8,
         ),
-        head_input=HeadInput.FRAMES,
         outcome=OutcomeConfig(transitions=12 if small else 32),
         save_every=50 if small else 500,
         sample_every=1_000_000,

@@ -25,6 +25,7 @@ GIVEN = {
     "report": ["data/my walks"],
     "export-minari": ["data/walks", "--name", "my/walks-v0"],
     "train": ["--data", "data/walks", "--out", "runs/first"],
+    "fit": ["worldsim/TinyRoom-v0", "--out", "runs/my room"],
     "distil": ["runs/first/world", "--data", "data/walks", "--out", "runs/second"],
     "evaluate": ["runs/first/world"],
     "evaluate-agent": ["runs/agent", "--world", "runs/first/world"],

@@ -41,12 +41,26 @@ def test_figures_by_hand() -> None:
         Forced(
             np.array([20.0, 22.0, 0.0]),
             np.array([10.0, 12.0, 0.0]),
+            np.array([8.0, np.nan, 0.0]),
+            np.array([5.0, np.nan, 0.0]),
             np.array([4.0, 3.5, 2.5]),
             np.array([0.1, 0.1, 0.5]),
         ),
-        Forced(np.array([30.0]), np.array([20.0]), np.array([4.0]), np.array([0.1])),
+        Forced(
+            np.array([30.0]),
+            np.array([20.0]),
+            np.array([12.0]),
+            np.array([7.0]),
+            np.array([4.0]),
+            np.array([0.1]),
+        ),
     ]
-    dreams = [Dreamed(8.0, 2, {1: 25.0}), Dreamed(16.0, 4, {1: 27.0, 8: 20.0})]
+    dreams = [
+        Dreamed(8.0, 2, {1: 25.0}, {1: 20.0}, {1: math.nan}, {1: math.nan}),
+        Dreamed(
+            16.0, 4, {1: 27.0, 8: 20.0}, {1: 22.0, 8: 18.0}, {1: 9.0, 8: 7.0}, {1: 5.0, 8: 6.0}
+        ),
+    ]
     found = compute(episodes, forced, dreams, 100, 0)
     assert found["next_frame_psnr"] == pytest.approx(24.0) and found[
         "copy_last_psnr"
@@ -62,6 +76,18 @@ def test_figures_by_hand() -> None:
     assert (found["real_return_mean"], found["dream_return_mean"]) == (7.0, 12.0)
     assert (found["real_steps_mean"], found["dream_steps_mean"]) == (2.0, 3.0)
     assert found["psnr_at"] == {"1": 26.0, "8": 20.0}
+    assert found["first_frame_psnr_at"] == {"1": 21.0, "8": 18.0}
+    assert found["changed_psnr_at"] == {"1": 9.0, "8": 7.0}
+    assert found["changed_first_frame_psnr_at"] == {"1": 5.0, "8": 6.0}
+    # Steps that change nothing, and synthetic last frames, are left out.
+    assert (found["changed_psnr"], found["changed_copy_psnr"]) == (10.0, 6.0)
+    assert found["changed_gain"] == 4.0
+    # The usual reward is 4; the unusual one, 2 at the end, is predicted as 2.5.
+    assert (found["reward_f1"], found["reward_events"]) == (1.0, 1)
+    assert found["reward_error_continuing"] == pytest.approx(0.5 / 3)
+    assert found["reward_error_of_constant"] == 0.0
+    assert [row["steps"] for row in found["ending_calibration"]] == [3, 1]
+    assert found["ending_calibration_error"] == pytest.approx(0.75 * 0.1 + 0.25 * 0.5)
     assert found["ci95"]["real_return_mean"] is None
     low, high = compute(episodes * 3, forced * 3, dreams * 3, 100, 0)["ci95"]["real_return_mean"]
     assert 4.0 <= low < 7.0 < high <= 10.0

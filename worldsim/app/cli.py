@@ -119,6 +119,14 @@ COMMANDS = {
         "Train a world on recorded episodes.",
         ending=endings.after_train,
     ),
+    "fit": Command(
+        "worldsim.app.fit.run",
+        "FitConfig",
+        "fit",
+        "Record, train, evaluate an environment; report on one page.",
+        "env_id",
+        ending=endings.after_fit,
+    ),
     "distil": Command(
         "worldsim.app.training",
         "DistilConfig",

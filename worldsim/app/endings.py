@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from worldsim.app.compare import CompareConfig
     from worldsim.app.demo import DemoConfig
     from worldsim.app.export import ExportConfig
+    from worldsim.app.fit.config import FitConfig
     from worldsim.app.generate import GenerateConfig
     from worldsim.app.journey import JourneyRunConfig
     from worldsim.app.play import PlayConfig
@@ -100,6 +101,18 @@ def after_train(config: TrainConfig | DistilConfig, world: World) -> Ending:
     if world.has_geometry and world.spec.actions == 7:
         then.append(line("worldsim", "demo", "--world", folder))
     return Ending(str(folder), tuple(then))
+
+
+def after_fit(config: FitConfig, _: object) -> Ending:
+    """The page; next, film the agent's world, or go on with another round."""
+    folder = config.out / f"round-{config.rounds}" / "world"
+    return Ending(
+        f"{config.out / 'report.html'}, a page for the browser",
+        (
+            line("worldsim", "compare", folder, "--history", 1, "--out", config.out / "more.mp4"),
+            line("worldsim", "bench", folder),
+        ),
+    )
 
 
 def after_evaluate(config: EvaluateConfig, _: object) -> Ending:

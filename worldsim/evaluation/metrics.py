@@ -14,6 +14,9 @@ from worldsim.errors import InvalidInputError
 
 PSNR_CAP = 40.0
 """dB that two equal pictures get; anything better counts as this."""
+CHANGED = 8
+"""Values of 255 by which a channel of a pixel must differ to count as changed: less is rounding and
+anti-aliasing."""
 MOVED_METRES = 0.01
 MOVED_DEGREES = 0.5
 """A frame counts as moved if its true camera went this far, or turned this much, since the frame
@@ -41,6 +44,26 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     difference = a.to(torch.int32) - b.to(torch.int32)
     error = (difference * difference).to(torch.float64).mean((-3, -2, -1))
     # The cap's own error keeps the logarithm finite.
+    floor = 255.0**2 / 10.0 ** (PSNR_CAP / 10.0)
+    return (10.0 * torch.log10(255.0**2 / error.clamp(min=floor))).to(torch.float32)
+
+
+def changed_psnr(a: Tensor, b: Tensor, before: Tensor) -> Tensor:
+    """Return :func:`psnr` over the pixels that changed, in dB; NaN where none did.
+
+    A pixel changed if a channel of ``b`` differs from that of ``before`` by more than
+    :data:`CHANGED`. Where most of a picture stays as it is, the error of the whole says little of
+    what moves.
+
+    a, b, before: (..., 3, h, w) uint8: the prediction, the truth, and an earlier true picture.
+
+    Returns (...) float32.
+    """
+    wide = [x.to(torch.int32) for x in (a, b, before)]
+    changed = ((wide[1] - wide[2]).abs() > CHANGED).any(-3)
+    squares = (wide[0] - wide[1]).square().sum(-3).to(torch.float64) * changed
+    # 0 / 0 is NaN.
+    error = squares.sum((-2, -1)) / (3.0 * changed.sum((-2, -1)))
     floor = 255.0**2 / 10.0 ** (PSNR_CAP / 10.0)
     return (10.0 * torch.log10(255.0**2 / error.clamp(min=floor))).to(torch.float32)
 

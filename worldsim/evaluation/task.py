@@ -8,7 +8,7 @@ first frames, and the returns are compared.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
@@ -23,9 +23,15 @@ from worldsim.evaluation.episodes import (
     play_real,
     watched_twin,
 )
-from worldsim.evaluation.metrics import psnr
+from worldsim.evaluation.metrics import changed_psnr, psnr
 from worldsim.evaluation.policy_batch import Crowd, PolicySpec
 from worldsim.evaluation.statistics import interval, interval_text, mean_statistic, report
+from worldsim.evaluation.task_outcomes import (
+    calibration,
+    count_events,
+    errors_of_constant,
+    f1_score,
+)
 from worldsim.runtime.types import Array, Env, JsonMapping, JsonObject
 from worldsim.runtime.workers import Engine, WorkerPool
 from worldsim.state import Frame, SceneStart, WorldState
@@ -78,10 +84,16 @@ class Truth:
 
 @dataclass(frozen=True)
 class Forced:
-    """The world's predictions for each step of an episode, given the true past: (t,) each."""
+    """The world's predictions for each step of an episode, given the true past: (t,) each.
+
+    psnr, copied: of the prediction, and of the last true frame again, against the true frame.
+    changed, changed_copied: the same over the pixels that the step changed; NaN without any.
+    """
 
     psnr: Array
     copied: Array
+    changed: Array
+    changed_copied: Array
     rew: Array
     termination_prob: Array
 
@@ -90,12 +102,17 @@ class Forced:
 class Dreamed:
     """One dream from the first frame of an episode.
 
-    It has the return, the number of steps, and PSNR against the true frames by horizon.
+    It has the return, the number of steps, and by horizon: PSNR against the true frames, that of
+    the first frame again, and both over the pixels that differ from the first frame (NaN without
+    any).
     """
 
     total: float
     steps: int
     psnr_at: dict[int, float]
+    first_at: dict[int, float]
+    changed_at: dict[int, float]
+    changed_first_at: dict[int, float]
 
 
 def play(
@@ -132,19 +149,21 @@ def force(world: World, episodes: Sequence[Truth], told: Callable[[int], object]
     """
     state = _start(world, episodes, range(len(episodes)))
     longest = max(map(len, episodes))
-    found: dict[str, list[Tensor]] = {"psnr": [], "copied": [], "rew": [], "termination_prob": []}
+    found: dict[str, list[Tensor]] = {field.name: [] for field in fields(Forced)}
     for t in range(longest):
         act, before, after = _at(episodes, t, world)
         _, transition = world.step(world.own(state), act)
-        found["psnr"].append(psnr(transition.frame.rgb, after)[: len(episodes)].cpu())
-        found["copied"].append(psnr(before, after)[: len(episodes)].cpu())
-        found["rew"].append(transition.rew[: len(episodes)].cpu())
-        termination_prob = (
-            transition.termination_prob
-            if transition.termination_prob is not None
-            else transition.term.float()
-        )
-        found["termination_prob"].append(termination_prob[: len(episodes)].cpu())
+        rgb, prob = transition.frame.rgb, transition.termination_prob
+        step = {
+            "psnr": psnr(rgb, after),
+            "copied": psnr(before, after),
+            "changed": changed_psnr(rgb, after, before),
+            "changed_copied": changed_psnr(before, after, before),
+            "rew": transition.rew,
+            "termination_prob": transition.term.float() if prob is None else prob,
+        }
+        for name, values in step.items():
+            found[name].append(values[: len(episodes)].cpu())
         state = world.observe(state, act, Frame(after))
         told(1)
     stacked = {name: torch.stack(values).numpy() for name, values in found.items()}
@@ -175,17 +194,25 @@ def dream(
         [_seeds(seed, number)[1] for number in numbers],
         world.device,
     )
-    shown: list[dict[int, float]] = [{} for _ in episodes]
+    shown: list[tuple[dict[int, float], ...]] = [({}, {}, {}, {}) for _ in episodes]
 
     def look(t: int, rgb: Tensor, rew: Tensor) -> None:
         if t in HORIZONS:
             for at, frame, episode in zip(shown, rgb.cpu(), episodes, strict=True):
                 if t < len(episode) + episode.pictured:
-                    at[t] = float(psnr(frame, episode.rgb[t]))
+                    first, truth = episode.rgb[0], episode.rgb[t]
+                    found = (
+                        psnr(frame, truth),
+                        psnr(first, truth),
+                        changed_psnr(frame, truth, first),
+                        changed_psnr(first, truth, first),
+                    )
+                    for values, value in zip(at, found, strict=True):
+                        values[t] = float(value)
         told(1)
 
     dreamed = dream_together(world, crowd, _starts(episodes), list(numbers), limit, look)
-    return [Dreamed(one.total, one.steps, at) for one, at in zip(dreamed, shown, strict=True)]
+    return [Dreamed(one.total, one.steps, *at) for one, at in zip(dreamed, shown, strict=True)]
 
 
 def compute(
@@ -199,10 +226,22 @@ def compute(
     pictures = [
         (f, len(e) if e.pictured else len(e) - 1) for f, e in zip(forced, episodes, strict=True)
     ]
+    errors = [np.abs(f.rew - e.rew) for f, e in zip(forced, episodes, strict=True)]
     each: dict[str, list[Array]] = {
         "next_frame_psnr": [f.psnr[:n] for f, n in pictures],
         "copy_last_psnr": [f.copied[:n] for f, n in pictures],
-        "reward_error": [np.abs(f.rew - e.rew) for f, e in zip(forced, episodes, strict=True)],
+        "changed_psnr": [_known(f.changed[:n]) for f, n in pictures],
+        "changed_copy_psnr": [_known(f.changed_copied[:n]) for f, n in pictures],
+        "changed_gain": [_known((f.changed - f.changed_copied)[:n]) for f, n in pictures],
+        "reward_error": errors,
+        "reward_error_continuing": [
+            _continuing(x, e) for x, e in zip(errors, episodes, strict=True)
+        ],
+        "reward_error_of_constant": errors_of_constant(
+            [_continuing(e.rew, e) for e in episodes],
+            [_continuing(e.act.numpy(), e) for e in episodes],
+            discrete=episodes[0].act.ndim == 1,
+        ),
         "ending_log_loss": [
             _log_loss(f.termination_prob, e) for f, e in zip(forced, episodes, strict=True)
         ],
@@ -212,13 +251,19 @@ def compute(
         "real_steps_mean": [np.array([float(len(e))]) for e in episodes],
         "dream_steps_mean": [np.array([float(d.steps)]) for d in dreams],
     }
-    results: JsonObject = {
-        name: float(np.concatenate(values).mean()) for name, values in each.items()
-    }
+    results: JsonObject = {name: _mean(np.concatenate(values)) for name, values in each.items()}
     results["ci95"] = {
         name: interval(mean_statistic(values), len(episodes), draws, seed)
         for name, values in each.items()
     }
+    events = count_events([e.rew for e in episodes], [f.rew for f in forced])
+    results["reward_f1"] = None if events is None else float(f1_score(events.sum(0)))
+    results["reward_events"] = 0 if events is None else int(events[:, 2].sum())
+    results["ci95"]["reward_f1"] = (
+        None
+        if events is None
+        else interval(lambda counts: f1_score(counts @ events), len(episodes), draws, seed)
+    )
     total = sum(map(len, episodes))
     share = sum(e.ended for e in episodes) / total
     results["real_ending_share"] = share
@@ -226,15 +271,46 @@ def compute(
     results["ending_log_loss_of_share"] = float(
         -sum(p * np.log(p) for p in (share, 1.0 - share) if p > 0)
     )
-    shown = {h: [d.psnr_at[h] for d in dreams if h in d.psnr_at] for h in HORIZONS}
-    results["psnr_at"] = {str(h): float(np.mean(values)) for h, values in shown.items() if values}
+    results["ending_calibration"], results["ending_calibration_error"] = calibration(
+        np.concatenate([f.termination_prob for f in forced]),
+        np.concatenate([_ends(e) for e in episodes]),
+    )
+    results["psnr_at"] = _by_horizon([d.psnr_at for d in dreams])
+    results["first_frame_psnr_at"] = _by_horizon([d.first_at for d in dreams])
+    results["changed_psnr_at"] = _by_horizon([d.changed_at for d in dreams])
+    results["changed_first_frame_psnr_at"] = _by_horizon([d.changed_first_at for d in dreams])
     return results
 
 
+def _by_horizon(dreams: Sequence[dict[int, float]]) -> JsonObject:
+    """Return the means over dreams by horizon, without horizons that none has a value at."""
+    shown = {h: _known(np.array([d[h] for d in dreams if h in d])) for h in HORIZONS}
+    return {str(h): float(values.mean()) for h, values in shown.items() if len(values)}
+
+
+def _known(values: Array) -> Array:
+    return values[~np.isnan(values)]
+
+
+def _mean(values: Array) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _continuing(values: Array, episode: Truth) -> Array:
+    """Return the values of an episode's steps that do not terminate it."""
+    return values[: len(values) - episode.ended]
+
+
+def _ends(episode: Truth) -> Array:
+    """Return which steps of an episode terminate it, (t,) bool."""
+    ends = np.zeros(len(episode), bool)
+    ends[-1] = episode.ended
+    return ends
+
+
 def _log_loss(termination_prob: Array, episode: Truth) -> Array:
-    truth = np.zeros(len(termination_prob), bool)
-    truth[-1] = episode.ended
-    return -np.log(np.clip(np.where(truth, termination_prob, 1.0 - termination_prob), 1e-6, 1.0))
+    right = np.where(_ends(episode), termination_prob, 1.0 - termination_prob)
+    return -np.log(np.clip(right, 1e-6, 1.0))
 
 
 def _start(world: World, episodes: Sequence[Truth], seeds: Sequence[int]) -> WorldState:
@@ -261,24 +337,36 @@ def table(results: JsonMapping) -> str:
     """Return the results as a table."""
 
     def row(name: str, key: str, digits: int = 2) -> str:
-        found = results["ci95"].get(key)
+        found, value = results["ci95"].get(key), results[key]
         shown = "" if found is None else f" {interval_text(found, digits)}"
-        return f"{name:<34}{results[key]:.{digits}f}{shown}"
+        return f"{name:<34}{'none' if value is None else f'{value:.{digits}f}'}{shown}"
+
+    def at(name: str, key: str) -> str:
+        values = ", ".join(f"{v:.2f} at {k}" for k, v in results[key].items())
+        return f"{name:<34}{values or 'none'}"
 
     lines = [
         row("next frame, PSNR dB", "next_frame_psnr"),
         row("  the last frame again", "copy_last_psnr"),
+        row("  on pixels that change", "changed_psnr"),
+        row("    the last frame again", "changed_copy_psnr"),
         row("reward, absolute error", "reward_error", 3),
+        row("  on steps that continue", "reward_error_continuing", 3),
+        row("    the best constant", "reward_error_of_constant", 3),
+        row("  unusual ones within 2, F1", "reward_f1"),
         row("share of steps that end, dream", "dream_ending_share", 4),
         row("  real twin", "real_ending_share", 4),
         row("log loss of ends, nats a step", "ending_log_loss", 4),
         row("  of the real share", "ending_log_loss_of_share", 4),
+        row("  calibration error", "ending_calibration_error", 4),
         row("return, dream", "dream_return_mean"),
         row("  real twin", "real_return_mean"),
         row("steps an episode, dream", "dream_steps_mean", 1),
         row("  real twin", "real_steps_mean", 1),
-        "free-running, PSNR dB             "
-        + ", ".join(f"{v:.2f} at {k}" for k, v in results["psnr_at"].items()),
+        at("free-running, PSNR dB", "psnr_at"),
+        at("  the first frame again", "first_frame_psnr_at"),
+        at("  on pixels that changed", "changed_psnr_at"),
+        at("    the first frame again", "changed_first_frame_psnr_at"),
         f"{results['episodes']} episodes of {POLICY}; {results['sampling_steps']} sampling steps; "
         f"{results['seconds']:.0f} s",
     ]

@@ -286,6 +286,11 @@ class FrameBuffer:
         known = (index != self._data["first"][index]) & ~self._data["unsure"][index]
         return index[known]
 
+    def some_frames(self, most: int) -> Tensor:
+        """Return up to ``most`` frames, spread evenly, (n, 3, h, w) uint8."""
+        held = torch.cat([torch.arange(a, b, device=self.device) for a, b in self._shards])
+        return self._data["rgb"][held[:: max(1, -(-len(held) // most))]]
+
     def outcomes(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return rewards (n,) float32 and terminations (n,) bool of the transitions to frames."""
         return self._data["rew"][index].float(), self._data["term"][index]

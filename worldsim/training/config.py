@@ -31,6 +31,7 @@ PRESETS: dict[str, JsonObject] = {
     "tiny": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},
     "small": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},
     "task": {"dim": 128, "depth": 5, "heads": 4, "levels": (64, 96), "fold": 2, "window": 8},
+    "mini": {"dim": 64, "depth": 2, "heads": 2, "levels": (32,), "fold": 4, "window": 4},
     "large": {"dim": 1024, "depth": 12, "heads": 16, "levels": (256, 512), "fold": 2, "window": 8},
 }
 """Network sizes by name; any frame size divisible by the patch (8) trains with each."""
@@ -46,7 +47,7 @@ class HeadInput(StrEnum):
     with weights, batches and gradient clipping of its own."""
 
 
-HEAD_INPUTS = {"task": HeadInput.FRAMES}
+HEAD_INPUTS = {"mini": HeadInput.FRAMES, "task": HeadInput.FRAMES}
 """What heads read by preset, where nothing is asked for; features for the others."""
 
 BATCH_SIZES = {"cuda": 32, "cpu": 4}
@@ -68,7 +69,7 @@ class TrainConfig:
     out: Path
     """Folder for checkpoints, logs, sample pictures and, in ``world/``, the trained world."""
     preset: str = "tiny"
-    """Size of the network: tiny, small, large, task or debug."""
+    """Size of the network: mini, tiny, small, large, task or debug."""
     attention: Batch | None = None
     """Number of frames that attention spans, the current one included; by default the preset's.
     Events further back, such as the time of the last pick-up, need a larger number. ``window`` must

@@ -81,7 +81,9 @@ def modules_for(
         if c.head_input not in (None, reads) or (
             isinstance(outcome, FrameOutcomeHead) and network is not world.network
         ):
-            outcome = _outcome_head(c.head_input or reads, network, synthetic_terminal)
+            outcome = _outcome_head(
+                c.head_input or reads, network, synthetic_terminal, c.outcome.standardised
+            )
         for module in (network, world.ego_motion, outcome):
             if module is not None:
                 module.requires_grad_(True).train()
@@ -101,11 +103,11 @@ def modules_for(
     )
     ego = EgoMotionHead(actions=actions, action_dim=action_dim) if info.geometry else None
     reads = c.head_input or HeadInput.FEATURES
-    return network, ego, _outcome_head(reads, network, synthetic_terminal)
+    return network, ego, _outcome_head(reads, network, synthetic_terminal, c.outcome.standardised)
 
 
 def _outcome_head(
-    reads: HeadInput, network: SpaceTimeTransformer, synthetic_terminal: bool
+    reads: HeadInput, network: SpaceTimeTransformer, synthetic_terminal: bool, standardised: bool
 ) -> OutcomeHead | FrameOutcomeHead:
     n = network.config
     if reads is HeadInput.FEATURES:
@@ -121,6 +123,7 @@ def _outcome_head(
         sees_new=not synthetic_terminal,
         actions=n.actions,
         action_dim=n.action_dim,
+        standardised=standardised,
     )
 
 

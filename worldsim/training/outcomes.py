@@ -43,6 +43,9 @@ class OutcomeConfig:
     """Largest shift of pictures in pixels, in both directions. Rare transitions are seen often."""
     learning_rate: Rate = 1e-3
     """Peak learning rate of AdamW."""
+    standardised: bool = False
+    """Whether a new head sees pictures shifted and scaled by the recording's brightness and
+    contrast. It then finds small objects on an even background in far fewer steps."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

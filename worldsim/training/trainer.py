@@ -68,6 +68,8 @@ from worldsim.world.engine import PLAIN, EngineConfig, compile_in_place
 from worldsim.world.frame_outcome import FrameOutcomeHead
 from worldsim.world.heads import EgoMotionHead, Motions, OutcomeHead, usual_size, vary
 
+PICTURES = 2048
+"""Frames whose brightness and contrast a head sees pictures relative to."""
 DEEP = 6
 """Networks of more blocks are compiled by parts."""
 
@@ -433,6 +435,10 @@ class Trainer:
             head.set_range(low, high, trained)
             if len(self.buffer):
                 self.transitions.refresh()
+            if not trained and head.config.standardised:
+                if len(self.buffer):
+                    head.set_levels(self.buffer.some_frames(PICTURES))
+                head.levels.copy_(broadcast(head.levels))
             if not trained:
                 set_prior(head, broadcast(self.transitions.counts))
         elif head.config.on_end:

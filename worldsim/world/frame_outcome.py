@@ -17,6 +17,8 @@ from worldsim.diffusion.module import Module, register_to_config
 from worldsim.errors import InvalidInputError
 from worldsim.world.heads import HISTORY, change_units
 
+LEAST_CONTRAST = 2.0
+"""Smallest contrast, in values of 255, by which pictures are scaled: less is noise."""
 END = 0
 """Class of terminations; the classes after it are rewards of transitions that continue."""
 
@@ -39,6 +41,8 @@ class FrameOutcomeHead(Module):
     widths: channels of the convolutions, each of stride 2.
     hidden: width of the two layers after them.
     bins: number of values of the reward.
+    standardised: whether pictures are shifted and scaled by the recording's brightness and
+        contrast. In pictures that are nearly of one colour, objects are otherwise small numbers.
     """
 
     @register_to_config
@@ -53,6 +57,7 @@ class FrameOutcomeHead(Module):
         widths: tuple[int, ...] = (32, 64, 64, 96),
         hidden: int = 256,
         bins: int = 63,
+        standardised: bool = False,
     ) -> None:
         super().__init__()
         if not 2 <= frames <= HISTORY + 1 or bins < 2:
@@ -61,6 +66,10 @@ class FrameOutcomeHead(Module):
                 f"frames, and rewards have at least 2 values"
             )
         self.width = actions or action_dim
+        if standardised:
+            # Brightness and contrast in values of 255. Older heads have none.
+            self.register_buffer("levels", torch.tensor([127.5, 127.5]))
+            self.levels: Tensor
         layers: list[nn.Module] = []
         for a, b in zip((3 * frames + 2, *widths[:-1]), widths, strict=True):
             # The norm removes a frame's overall brightness, so objects have to be located.
@@ -100,7 +109,10 @@ class FrameOutcomeHead(Module):
         shift: (b, 2) pixels down and right by which the pictures were moved, or None.
         """
         b, _, _, h, w = rgb.shape
-        pictures = rgb_to_channels(rgb).flatten(1, 2)
+        pictures = rgb_to_channels(rgb)
+        if self.config.standardised:
+            pictures = (rgb.float() - self.levels[0]) / self.levels[1]
+        pictures = pictures.flatten(1, 2)
         features = self.look(torch.cat([pictures, _coordinates(b, h, w, shift, rgb.device)], 1))
         acted = act.float()
         if self.config.actions:
@@ -132,6 +144,19 @@ class FrameOutcomeHead(Module):
         above = ((rew - low) / (high - low)).clamp(0.0, 1.0).masked_fill(term, 0.0)
         classes = torch.stack([right, right + 1], 1).masked_fill(term[:, None], END)
         return classes, torch.stack([1.0 - above, above], 1)
+
+    @torch.no_grad()
+    def set_levels(self, rgb: Tensor) -> None:
+        """Set brightness and contrast of a head that is ``standardised``.
+
+        Brightness is the mean of all values, contrast the standard deviation over the values of a
+        frame, mean over frames.
+
+        rgb: (n, 3, h, w) uint8, frames of the recording.
+        """
+        pictures = rgb.float()
+        contrast = pictures.flatten(1).std(1, correction=0).mean().clamp(min=LEAST_CONTRAST)
+        self.levels.copy_(torch.stack([pictures.mean(), contrast]))
 
     @torch.no_grad()
     def set_range(self, low: float, high: float, extend: bool = False) -> None:

@@ -27,6 +27,7 @@ from worldsim.memory.points import PointMemory
 from worldsim.protocols import (
     ContextOfViews,
     Dynamics,
+    IdentifiedDynamics,
     Painter,
     SceneMemory,
     UncertainDynamics,
@@ -58,6 +59,7 @@ from worldsim.world.files import (
     upload,
 )
 from worldsim.world.heads import EgoMotionHead, OutcomeHead
+from worldsim.world.kinematics import KinematicMotion, load_motion
 from worldsim.world.paint_ahead import NEVER_AGAIN, PaintAhead, PaintAheadConfig, Takes
 from worldsim.world.running import RunningStep
 from worldsim.world.start_states import StartStates
@@ -113,7 +115,7 @@ class World:
         self,
         dynamics: Dynamics | SpaceTimeTransformer,
         config: WorldConfig,
-        ego_motion: EgoMotionHead | None = None,
+        ego_motion: EgoMotionHead | KinematicMotion | None = None,
         outcome: OutcomeHead | None = None,
         card: JsonObject | None = None,
         folder: Path | None = None,
@@ -521,6 +523,8 @@ class World:
                 settings: JsonObject = module.settings  # type: ignore[assignment]
                 total.update(content_sha256(to_json(settings)).encode())
                 total.update(f"{part} {checksum(module.state_dict())}".encode())
+            if isinstance(self._dynamics, IdentifiedDynamics):
+                total.update(f"dynamics {self._dynamics.identify()}".encode())
             self._weights_id = total.hexdigest()
         return self._weights_id
 
@@ -577,11 +581,7 @@ class World:
         config, card = read_card(folder / "world.json")
         kind: Any = DYNAMICS.of_file(config.dynamics_name, folder / "world.json", trust)
         dynamics = kind.build(config, lambda cls: load_module(cls, folder / "dynamics"))
-        ego = (
-            load_module(EgoMotionHead, folder / "ego_motion")
-            if (folder / "ego_motion").is_dir()
-            else None
-        )
+        ego = load_motion(folder / "ego_motion") if (folder / "ego_motion").is_dir() else None
         outcome = load_module(OutcomeHead, folder / "outcome")
         source = hub_source(folder)
         # The card's own ``source`` is untrusted.

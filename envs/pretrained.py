@@ -79,7 +79,7 @@ def make_vector_env(
     Their chunks are generated one after another, equal ones once.
     """
     world, rest = _world(pipeline, scenes, motion, fov_deg, device, arguments, settings)
-    return WorldVectorEnv(num_envs, world, scenes=scenes, **rest)  # type: ignore[arg-type]
+    return WorldVectorEnv(num_envs, world, scenes=scenes, **rest)
 
 
 def _world(

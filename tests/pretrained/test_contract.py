@@ -13,6 +13,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from tests.helpers.video_pipelines import PIPELINES, TEXT
+from tests.helpers.video_worlds import FORWARD, LEFT, SIZE, Brightness, scene
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.memory.slots import PointMemoryConfig
@@ -20,7 +21,6 @@ from worldsim.pretrained.adapter import ClipConfig
 from worldsim.pretrained.dynamics import PretrainedDynamics
 from worldsim.pretrained.loading import model_of
 from worldsim.pretrained.worlds import world_of
-from worldsim.scenes.image import ImageScene
 from worldsim.testing import check_dynamics
 
 pytest.importorskip("transformers", reason="needs the extra pretrained")
@@ -32,15 +32,6 @@ CLIPS = {
     "skyreels-forcing": ClipConfig(past=5, frames=4, num_inference_steps=1),
     "stable-video": ClipConfig(past=1, frames=2, num_inference_steps=1),
 }
-SIZE = 64
-FORWARD, LEFT = 1, 3
-
-
-class Brightness:
-    """Takes bright pixels as near."""
-
-    def estimate(self, rgb: torch.Tensor) -> torch.Tensor:
-        return rgb.float().mean(1) / 255 + 0.1
 
 
 @cache
@@ -53,13 +44,6 @@ def dynamics(name: str) -> PretrainedDynamics:
         arguments = {}
     model = model_of(PIPELINES[name](), CLIPS[name], arguments)
     return PretrainedDynamics(model, Brightness(), SIZE, SIZE, actions=7)
-
-
-def scene() -> ImageScene:
-    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    picture = noise.repeat(8, 0).repeat(8, 1)
-    depth = np.full((SIZE, SIZE), 3.0, np.float32)
-    return ImageScene(picture, depth=depth)
 
 
 def environment(name: str, **settings: Any) -> WorldEnv:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pretrained.test_contract import FORWARD, LEFT, SIZE, Brightness, scene
+from tests.helpers.video_worlds import FORWARD, LEFT, SIZE, Brightness, scene
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.slots import PointMemoryConfig

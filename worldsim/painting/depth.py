@@ -26,9 +26,10 @@ from worldsim.runtime.types import Array
 
 METRIC_MODELS = ("depth_pro", "glpn", "prompt_depth_anything", "zoedepth")
 """Model types of transformers whose ``predicted_depth`` is depth in metres."""
-ITERATIONS = 30
-"""Iterations of the robust fit."""
-FIT_PIXELS = 16_384
+ITERATIONS, SETTLED = 30, 1e-6
+"""Largest number of iterations of the robust fit, and the relative change of scale and shift below
+which it ends."""
+FIT_PIXELS = 4096
 """Largest number of pixels that the fit reads. More make it slow and hardly better."""
 CAUCHY = 2.385
 """Residual, in robust standard deviations, at which a pixel's weight is one half: 95% efficiency
@@ -212,8 +213,11 @@ def fit_scale_and_shift(x: Array, y: Array) -> tuple[float, float]:
         if variance <= 1e-10 * max(mean_x * mean_x, 1e-12):
             scale = 0.0
             break
+        before = scale, shift
         scale = np.average((x - mean_x) * (y - mean_y), weights=weight) / variance
         shift = mean_y - scale * mean_x
+        if np.allclose(before, (scale, shift), rtol=SETTLED, atol=0.0):
+            break
     if scale > 0:
         return float(scale), float(shift)
     if middle > 0:

@@ -17,9 +17,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Le
@@ -119,16 +118,6 @@ class PretrainedDynamics:
             window=model.spec.past + 1,
             features=3,
         )
-
-    @classmethod
-    def build(cls, config: Any, load: Callable[..., Any]) -> PretrainedDynamics:
-        """Build the dynamics of a world's folder, whose ``world.json`` names the model on the hub.
-
-        See :func:`worldsim.pretrained.loading.dynamics_of_settings`.
-        """
-        from worldsim.pretrained.loading import dynamics_of_settings
-
-        return dynamics_of_settings(config.dynamics_settings)
 
     def identify(self) -> str:
         """See :meth:`worldsim.protocols.IdentifiedDynamics.identify`."""
@@ -258,7 +247,7 @@ class PretrainedDynamics:
 
     def _depth_of(self, rgb: Tensor, view: MemoryView) -> Tensor:
         """Return the inverse-depth codes (b, h, w) int32 of frames, aligned with ``view``."""
-        codes, done = [], dict[bytes, int]()
+        codes, done = list[Tensor](), dict[bytes, int]()
         for row in range(len(rgb)):
             here = slice(row, row + 1)
             parts = rgb[here], view.inverse_depth[here], view.mask[here]

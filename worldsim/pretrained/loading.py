@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -89,6 +89,15 @@ class PretrainedSource:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+class NamedDynamics(PretrainedDynamics):
+    """The dynamics of a world's folder, whose ``world.json`` names models on the hub."""
+
+    @classmethod
+    def build(cls, config: Any, load: Callable[..., Any]) -> PretrainedDynamics:
+        """Build it from the world's config; see :func:`dynamics_of_settings`."""
+        return dynamics_of_settings(config.dynamics_settings)
 
 
 def dynamics_of_settings(settings: JsonMapping) -> PretrainedDynamics:

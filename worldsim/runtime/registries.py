@@ -56,7 +56,7 @@ DYNAMICS = Registry(
     ("build", "empty", "predict", "observe"),
     {
         "diffusion": "worldsim.diffusion.dynamics:DiffusionDynamics",
-        "pretrained": "worldsim.pretrained.dynamics:PretrainedDynamics",
+        "pretrained": "worldsim.pretrained.loading:NamedDynamics",
     },
 )
 """Dynamics that ``world.json`` names. ``build(config, load)`` makes one of a world's folder: config

@@ -68,10 +68,11 @@ def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modul
             if (n.height, n.width) == (height, width)
             else world.network.resize(height, width)
         )
-        for module in (network, world.ego_motion, world.outcome):
+        ego = world.trained_motion
+        for module in (network, ego, world.outcome):
             if module is not None:
                 module.requires_grad_(True).train()
-        return network, world.ego_motion, world.outcome
+        return network, ego, world.outcome
     last = 0 if c.memory else c.last_frames
     size = PRESETS[c.preset] | ({} if c.attention is None else {"window": c.attention})
     network = SpaceTimeTransformer(

@@ -235,6 +235,19 @@ class World:
             )
         return module
 
+    @property
+    def trained_motion(self) -> EgoMotionHead | None:
+        """The ego-motion head; None for a world without geometry.
+
+        Raises InvalidInputError for a world whose motion is a fixed rule, which cannot be trained.
+        """
+        if isinstance(self.ego_motion, KinematicMotion):
+            raise InvalidInputError(
+                "this world's camera moves by a fixed rule (KinematicMotion), which cannot be "
+                "trained: start from a world with an ego-motion head"
+            )
+        return self.ego_motion
+
     def state_bytes(self) -> int:
         """Return the bytes of one environment's state.
 

@@ -430,7 +430,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
                 f"actions of shape {tuple(act.shape)}, {shown}, are not {self.num_envs} actions "
                 f"of {space}"
             )
-        padding = act.new_zeros(bucket(self.num_envs) - self.num_envs, *act.shape[1:])
+        # Copies of the first environment act like it: dynamics may compute equal rows once.
+        padding = act[:1].expand(bucket(self.num_envs) - self.num_envs, *act.shape[1:])
         return torch.cat([act, padding]).to(self.world.device, kind)
 
     def _frames(self) -> Batch:

@@ -1,5 +1,6 @@
-"""Write the tables of README.md, docs/benchmarks.md and docs/experiments/painter.md from measured
-files: ``python experiments/tables.py``; ``--check`` fails if a table is not what the files say.
+"""Write the tables of README.md and pages in docs/ from measured files.
+
+``python experiments/tables.py``; ``--check`` fails if a table is not what the files say.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. Its figures come from the
 cards of shipped worlds and agents and from JSON files in experiments/. Measured figures without a
@@ -16,7 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/benchmarks.md", "docs/experiments/painter.md")
+PAGES = (
+    "README.md",
+    "docs/benchmarks.md",
+    "docs/experiments/painter.md",
+    "docs/how_to/pretrained.md",
+)
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Rows = list[list[str]]
@@ -428,7 +434,21 @@ def painter() -> Rows:
     return rows
 
 
+def pretrained() -> Rows:
+    """Return the generated frames per emitted frame of pretrained dynamics, by chunk length."""
+    rows = experiment("pretrained.json")["generated_per_emitted"]
+    head = ["frames per chunk", "actions held for 2 to 9 steps", "another action at every step"]
+    return [
+        head,
+        *(
+            [frames, number(row["persistent-v1"], 2), number(row["changing"], 2)]
+            for frames, row in rows.items()
+        ),
+    ]
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
+    "pretrained": pretrained,
     "summary": summary,
     "tiny": lambda: walks(card("freedoom-tiny")),
     "tiny_seed1": lambda: walks(experiment("freedoom_tiny/evaluation_seed1.json")),

@@ -51,6 +51,7 @@ FLOORS = (
     ("training",),
     ("evaluation",),
     ("painting",),
+    ("pretrained",),
     ("sessions",),
     ("play",),
     ("envs",),
@@ -62,7 +63,7 @@ FLOORS = (
 """Rooms from the ground up; what stands on one floor does not import its neighbours."""
 MOST_ANY = 300
 """Lines of the package in which the type ``Any`` may stand."""
-LATER = {"painting", "play", "sessions"}
+LATER = {"painting", "play", "sessions", "pretrained"}
 """Rooms of capabilities that came after the layout of 0.2."""
 
 

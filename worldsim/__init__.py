@@ -38,6 +38,12 @@ gymnasium.register(
     max_episode_steps=500,
 )
 gymnasium.register(
+    "worldsim/PretrainedDream-v0",
+    entry_point="worldsim.envs.pretrained:make_env",
+    vector_entry_point="worldsim.envs.pretrained:make_vector_env",
+    max_episode_steps=500,
+)
+gymnasium.register(
     "worldsim/TinyRoom-v0", entry_point="worldsim.envs.tiny_room:TinyRoom", max_episode_steps=200
 )
 

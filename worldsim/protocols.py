@@ -165,6 +165,8 @@ class StepInputs:
     intrinsics: (b, 4) float32 ``fx fy cx cy`` in pixels.
     seed, step: (b,) int64. With ``purpose`` they are the key of all random numbers
     (:func:`worldsim.runtime.rng.normal`).
+    look: renders the memory at other cameras, (b, 4, 4) camera-to-world. Given to dynamics that
+    look ahead (:class:`LooksAhead`) in worlds with geometry, else None.
     """
 
     last: Frame
@@ -176,6 +178,7 @@ class StepInputs:
     seed: Tensor
     step: Tensor
     purpose: Purpose = Purpose.NOISE
+    look: Callable[[Tensor], MemoryView] | None = None
 
     def __len__(self) -> int:
         return len(self.seed)
@@ -230,6 +233,61 @@ class Dynamics(Protocol[ContextT]):
 
     def observe(self, context: ContextT, inputs: StepInputs, frame: Frame) -> ContextT:
         """Return the context with a given ``frame`` in place of a predicted one."""
+        ...
+
+
+@dataclass(frozen=True)
+class VideoSpec:
+    """The clips that a video model continues."""
+
+    past: Annotated[int, Ge(1), Le(1024)]
+    """Frames that it continues."""
+    frames: Annotated[int, Ge(1), Le(1024)]
+    """Frames that it generates per call, a chunk."""
+    approach: bool = False
+    """Whether it reads :attr:`VideoInputs.approach`."""
+
+
+@dataclass(frozen=True)
+class VideoInputs:
+    """What the next chunk of one environment is generated from. It has no batch axis.
+
+    past: (p, 3, h, w) uint8, the newest frames, oldest first. At the start of an episode the oldest
+        frame is repeated.
+    control: (n, 3, h, w) uint8, the memory rendered at the cameras of the chunk's frames.
+    known: (n, h, w) bool, where ``control`` shows something.
+    approach: (p, 3, h, w) uint8, the memory on an imagined way to the newest frame, along which the
+        camera moves as it will in the chunk. Holes have the nearest known colour; the last is the
+        newest frame itself. None unless the model's spec asks for it.
+    seed: of all random numbers, in [0, 2^63).
+    """
+
+    past: Tensor
+    control: Tensor
+    known: Tensor
+    approach: Tensor | None
+    seed: int
+
+
+@runtime_checkable
+class VideoModel(Protocol):
+    """Continues videos, chunk by chunk."""
+
+    @property
+    def spec(self) -> VideoSpec:
+        """The clips that it continues."""
+        ...
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise InvalidInputError unless frames of this size (pixels) can be generated."""
+        ...
+
+    def generate(self, inputs: VideoInputs) -> Tensor:
+        """Return the next frames (n, 3, h, w) uint8. Equal inputs give equal frames."""
+        ...
+
+    def identify(self) -> str:
+        """Return the SHA-256 of everything besides the inputs that the frames depend on."""
         ...
 
 
@@ -470,6 +528,23 @@ class NetworkDynamics(Protocol[ContextT]):
 
     def cast_context(self, context: ContextT) -> ContextT:
         """Return the context in the network's dtype; the same object if it already has it."""
+        ...
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A dynamics that needs the memory at more cameras than the next one."""
+
+    looks_ahead: bool
+    """Whether :attr:`StepInputs.look` is wanted."""
+
+
+@runtime_checkable
+class IdentifiedDynamics(Protocol):
+    """A dynamics whose frames depend on more than its ``module``, such as a pipeline's weights."""
+
+    def identify(self) -> str:
+        """Return the SHA-256 of everything besides the inputs that the frames depend on."""
         ...
 
 

@@ -80,11 +80,11 @@ def load_diffusers_painter(
             f"painter {name!r}: write {PREFIX}PIPELINE,DEPTH, each a folder or {HUB}owner/name: an "
             "inpainting pipeline of diffusers and a depth-estimation model of transformers."
         )
-    _require_transformers()
+    require_transformers()
     there = resolve_device(device)
-    folders = _find_pipeline(pipeline), _find_depth(depth)
+    folders = find_pipeline(pipeline), find_depth(depth)
     loaded = _load_pipeline(folders[0], there)
-    estimator = PipelineDepth(_load_depth(folders[1], there))
+    estimator = PipelineDepth(load_depth(folders[1], there))
     return DiffusersPainter(loaded, estimator, spec, prompt, inpaint, align)
 
 
@@ -130,7 +130,7 @@ def _is_pipeline_module(library: object) -> bool:
     return isinstance(module, ModuleType) and module.__name__.startswith("diffusers.pipelines.")
 
 
-def _find_pipeline(name: str) -> Path:
+def find_pipeline(name: str) -> Path:
     """Return the folder of a pipeline, downloaded if ``name`` says so."""
     if not name.startswith(HUB):
         if not is_folder(name):
@@ -174,7 +174,7 @@ def _load_pipeline(folder: Path, device: torch.device) -> Any:
             pipeline = loader.from_pretrained(folder, variant=variant, **settings)
             pipeline.set_progress_bar_config(disable=True)
             return pipeline.to(device, dtype)
-        except _LOADING as error:
+        except LOADING_ERRORS as error:
             errors.append(error)
     raise DamagedFileError(
         f"{folder} cannot be loaded as an inpainting pipeline ({type(errors[0]).__name__}: "
@@ -182,7 +182,7 @@ def _load_pipeline(folder: Path, device: torch.device) -> Any:
     ) from errors[0]
 
 
-def _find_depth(name: str) -> Path:
+def find_depth(name: str) -> Path:
     """Return the folder of a depth estimator, downloaded if ``name`` says so."""
     if name.startswith(HUB):
         repository, revision = split_repository(name.removeprefix(HUB), None)
@@ -194,7 +194,7 @@ def _find_depth(name: str) -> Path:
     return Path(name)
 
 
-def _load_depth(folder: Path, device: torch.device) -> Any:
+def load_depth(folder: Path, device: torch.device) -> Any:
     """Load a depth-estimation pipeline of transformers in float32."""
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation, pipeline
 
@@ -205,19 +205,28 @@ def _load_depth(folder: Path, device: torch.device) -> Any:
         )
         processor = AutoImageProcessor.from_pretrained(folder, **settings)
         return pipeline("depth-estimation", model=model, image_processor=processor, device=device)
-    except _LOADING as error:
+    except LOADING_ERRORS as error:
         raise DamagedFileError(
             f"{folder} cannot be loaded for depth estimation ({type(error).__name__}: {error}): a "
             "config.json, weights as safetensors and a preprocessor_config.json are needed."
         ) from error
 
 
-def _require_transformers() -> None:
+def require_transformers() -> None:
+    """Raise MissingDependencyError unless transformers is installed."""
     try:
         import transformers  # noqa: F401
     except ImportError as error:
         raise missing("a painter of diffusers needs transformers", "painter", error) from error
 
 
-_LOADING = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError)
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+)
 """Errors of loading from a folder with missing or wrong files."""

@@ -1,4 +1,4 @@
-"""The classes that files and commands name: policies, planners, scenes, dynamics, painters.
+"""The classes that files and commands name: policies, planners, scenes, dynamics and others.
 
 Scene memories are in :mod:`worldsim.memory.registry`, since each has a config class beside it. Real
 twins are looked up in Gymnasium's own registry: see :mod:`worldsim.world.twin`.
@@ -46,14 +46,18 @@ SCENES = Registry(
         "recorded": "worldsim.scenes.recorded:RecordedScenes",
         "captures": "worldsim.scenes.capture:CaptureScenes",
         "episodes": "worldsim.scenes.episodes:EpisodeScenes",
+        "picture": "worldsim.scenes.picture:PictureScene",
     },
 )
-"""Scenes that are constructed with a folder, for ``scenes="NAME:FOLDER"`` of an environment."""
+"""Scenes that are constructed with a path, for ``scenes="NAME:PATH"`` of an environment."""
 
 DYNAMICS = Registry(
     "dynamics",
     ("build", "empty", "predict", "observe"),
-    {"diffusion": "worldsim.diffusion.dynamics:DiffusionDynamics"},
+    {
+        "diffusion": "worldsim.diffusion.dynamics:DiffusionDynamics",
+        "pretrained": "worldsim.pretrained.loading:NamedDynamics",
+    },
 )
 """Dynamics that ``world.json`` names. ``build(config, load)`` makes one of a world's folder: config
 is the world's :class:`worldsim.world.config.WorldConfig`, and ``load(cls)`` reads the module of the
@@ -65,3 +69,18 @@ PAINTERS = Registry(
     {"network": "worldsim.painting.painter:NetworkPainter"},
 )
 """Painters that ``painter.json`` names. ``from_pretrained(folder)`` loads one."""
+
+VIDEO_MODELS = Registry(
+    "video model",
+    ("accepts", "check_size", "generate", "identify"),
+    {
+        "wan-vace": "worldsim.pretrained.wan_vace:WanVACE",
+        "ltx-condition": "worldsim.pretrained.ltx_condition:LTXCondition",
+        "anyflow-far": "worldsim.pretrained.anyflow_far:AnyFlowFAR",
+        "skyreels-forcing": "worldsim.pretrained.skyreels_forcing:SkyReelsForcing",
+        "stable-video": "worldsim.pretrained.stable_video:StableVideo",
+    },
+)
+"""Adapters of diffusers' video pipelines, constructed with a pipeline, a
+:class:`worldsim.pretrained.adapter.ClipConfig` and further arguments of its call. The first one
+that ``accepts`` a pipeline is used."""

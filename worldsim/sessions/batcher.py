@@ -299,7 +299,7 @@ class Batcher:
             other.separate()
             lane.attached.discard(other)
         given = np.concatenate([request.act for request in requests])
-        padding = np.zeros((bucket - len(given), *given.shape[1:]), given.dtype)
+        padding = np.repeat(given[:1], bucket - len(given), 0)
         acts = torch.from_numpy(np.concatenate([given, padding])).to(world.device)
         with enough_memory(bucket, world):
             state = gather(world, helds, bucket)

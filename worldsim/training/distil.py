@@ -242,7 +242,7 @@ class DistilTrainer(Trainer):
         check_student(c, network, teacher.network)
         for module in (network, outcome):
             module.requires_grad_(True).train()
-        return network, teacher.ego_motion, outcome
+        return network, teacher.trained_motion, outcome
 
     def _loss_module(
         self,

@@ -75,7 +75,7 @@ def modules_for(
             if (n.height, n.width) == (height, width)
             else world.network.resize(height, width)
         )
-        outcome = world.outcome
+        outcome, ego = world.outcome, world.trained_motion
         reads = HeadInput.FRAMES if isinstance(outcome, FrameOutcomeHead) else HeadInput.FEATURES
         # Convolutions of another frame size end in other places.
         if c.head_input not in (None, reads) or (
@@ -84,10 +84,10 @@ def modules_for(
             outcome = _outcome_head(
                 c.head_input or reads, network, synthetic_terminal, c.outcome.standardised
             )
-        for module in (network, world.ego_motion, outcome):
+        for module in (network, ego, outcome):
             if module is not None:
                 module.requires_grad_(True).train()
-        return network, world.ego_motion, outcome
+        return network, ego, outcome
     last = 0 if c.memory else c.last_frames
     size = PRESETS[c.preset] | ({} if c.attention is None else {"window": c.attention})
     network = SpaceTimeTransformer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from worldsim.memory.splat import frame_surroundings
 from worldsim.protocols import (
     ContextOfViews,
     Dynamics,
+    LooksAhead,
     Prediction,
     SceneMemory,
     StepInputs,
@@ -28,6 +30,7 @@ from worldsim.state import Frame, MemoryView, Transition, WorldState
 from worldsim.world.config import Termination, WorldConfig
 from worldsim.world.frame_outcome import FrameOutcomeHead
 from worldsim.world.heads import HISTORY, EgoMotionHead, OutcomeHead, to_camera_axes, to_world_axes
+from worldsim.world.kinematics import KinematicMotion
 from worldsim.world.paint_ahead import NEVER_AGAIN, Takes, taken_pixels
 
 
@@ -35,7 +38,7 @@ from worldsim.world.paint_ahead import NEVER_AGAIN, Takes, taken_pixels
 class Aim:
     """Predicts where an action moves the camera."""
 
-    ego_motion: EgoMotionHead
+    ego_motion: EgoMotionHead | KinematicMotion
 
     def __call__(
         self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor
@@ -97,7 +100,7 @@ class Step:
     config: WorldConfig
     dynamics: Dynamics
     memory: SceneMemory
-    ego_motion: EgoMotionHead | None
+    ego_motion: EgoMotionHead | KinematicMotion | None
     outcome: OutcomeHead | FrameOutcomeHead
     aim: Callable[..., tuple[Tensor, Tensor]] | None
     predict: Callable[..., tuple[Prediction, Tensor, Tensor, Any]]
@@ -110,7 +113,7 @@ class Step:
         config: WorldConfig,
         dynamics: Dynamics,
         memory: SceneMemory,
-        ego_motion: EgoMotionHead | None,
+        ego_motion: EgoMotionHead | KinematicMotion | None,
         outcome: OutcomeHead | FrameOutcomeHead,
         takes: Takes = Takes.ALL,
     ) -> Step:
@@ -157,7 +160,7 @@ class Step:
         act: (b,) int64 or (b, n) float32.
         pose: (b, 4, 4) imposes the next camera. By default the ego-motion head predicts it.
         """
-        last, view = state.frame, None
+        last, view, look = state.frame, None, None
         if last.pose is None:
             pose, motion = None, torch.zeros(len(state), 6, device=state.seed.device)
         else:
@@ -169,6 +172,8 @@ class Step:
                 pose = snap_pose(pose)
                 motion = relative_motion(last.pose, pose)
             view = self.memory.render(state.memory, self.camera(pose, state.intrinsics))
+            if isinstance(self.dynamics, LooksAhead):
+                look = partial(self.look, state)
         return StepInputs(
             last=last,
             act=act,
@@ -178,7 +183,12 @@ class Step:
             intrinsics=state.intrinsics,
             seed=state.seed,
             step=state.step,
+            look=look,
         )
+
+    def look(self, state: WorldState, pose: Tensor) -> MemoryView:
+        """Render the memory at the cameras ``pose`` (b, 4, 4)."""
+        return self.memory.render(state.memory, self.camera(pose, state.intrinsics))
 
     def advance(
         self,

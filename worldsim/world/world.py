@@ -27,6 +27,7 @@ from worldsim.memory.points import PointMemory
 from worldsim.protocols import (
     ContextOfViews,
     Dynamics,
+    IdentifiedDynamics,
     Painter,
     SceneMemory,
     UncertainDynamics,
@@ -60,6 +61,7 @@ from worldsim.world.files import (
 )
 from worldsim.world.frame_outcome import FrameOutcomeHead
 from worldsim.world.heads import EgoMotionHead, OutcomeHead
+from worldsim.world.kinematics import KinematicMotion
 from worldsim.world.paint_ahead import NEVER_AGAIN, PaintAhead, PaintAheadConfig, Takes
 from worldsim.world.running import RunningStep
 from worldsim.world.start_states import StartStates
@@ -72,6 +74,7 @@ BUCKETS = (1, 8, 32, 64, 128, 256, 512, 1024)
 
 
 OUTCOME_HEADS = (OutcomeHead, FrameOutcomeHead)
+MOTION_HEADS = (EgoMotionHead, KinematicMotion)
 """Classes of heads for rewards and terminations, by the name in their files."""
 
 
@@ -120,7 +123,7 @@ class World:
         self,
         dynamics: Dynamics | SpaceTimeTransformer,
         config: WorldConfig,
-        ego_motion: EgoMotionHead | None = None,
+        ego_motion: EgoMotionHead | KinematicMotion | None = None,
         outcome: OutcomeHead | FrameOutcomeHead | None = None,
         card: JsonObject | None = None,
         folder: Path | None = None,
@@ -241,6 +244,19 @@ class World:
                 f"of worldsim's: world.spec has the frame size and the actions"
             )
         return module
+
+    @property
+    def trained_motion(self) -> EgoMotionHead | None:
+        """The ego-motion head; None for a world without geometry.
+
+        Raises InvalidInputError for a world whose motion is a fixed rule, which cannot be trained.
+        """
+        if isinstance(self.ego_motion, KinematicMotion):
+            raise InvalidInputError(
+                "this world's camera moves by a fixed rule (KinematicMotion), which cannot be "
+                "trained: start from a world with an ego-motion head"
+            )
+        return self.ego_motion
 
     def state_bytes(self) -> int:
         """Return the bytes of one environment's state.
@@ -536,6 +552,8 @@ class World:
                 settings: JsonObject = module.settings  # type: ignore[assignment]
                 total.update(content_sha256(to_json(settings)).encode())
                 total.update(f"{part} {checksum(module.state_dict())}".encode())
+            if isinstance(self._dynamics, IdentifiedDynamics):
+                total.update(f"dynamics {self._dynamics.identify()}".encode())
             self._weights_id = total.hexdigest()
         return self._weights_id
 
@@ -593,7 +611,7 @@ class World:
         kind: Any = DYNAMICS.of_file(config.dynamics_name, folder / "world.json", trust)
         dynamics = kind.build(config, lambda cls: load_module(cls, folder / "dynamics"))
         ego = (
-            load_module(EgoMotionHead, folder / "ego_motion")
+            load_one_of(MOTION_HEADS, folder / "ego_motion")
             if (folder / "ego_motion").is_dir()
             else None
         )

@@ -74,8 +74,9 @@ BUCKETS = (1, 8, 32, 64, 128, 256, 512, 1024)
 
 
 OUTCOME_HEADS = (OutcomeHead, FrameOutcomeHead)
-MOTION_HEADS = (EgoMotionHead, KinematicMotion)
 """Classes of heads for rewards and terminations, by the name in their files."""
+MOTION_HEADS = (EgoMotionHead, KinematicMotion)
+"""The same for the camera's motion."""
 
 
 def _box(size: int, config: WorldConfig) -> gym.spaces.Box:

@@ -1,6 +1,7 @@
-"""Film the play page in headless Chromium for the README.
+"""Film the play page in headless Chromium for the README, and take screenshots of it.
 
     python -m experiments.play_picture --out docs/images/play_walk.webp
+    python -m experiments.play_picture --stills docs/images
 
 A person walks beside the real twin, flips to it, drops a crate, goes back and begins a branch. The
 pictures are screenshots of the real page, shown as long apart as they were taken. Film on an idle
@@ -45,6 +46,9 @@ class Config:
     """Of the WebP; lowered in steps of 5 until the file is small enough."""
     largest: int = 600_000
     """Bytes of the file."""
+    stills: Path | None = None
+    """Take two screenshots instead of the film, and write them to this folder: ``play.webp``
+    (1440x900, two branches of a walk) and ``play_phone.webp`` (390x844)."""
     json: Path | None = None
     """Write the frame rate and the number of steps here."""
 
@@ -118,6 +122,52 @@ def film(config: Config, driver: Any) -> tuple[list[Image.Image], list[float]]:
     return pictures, taken
 
 
+def walk_steps(driver: Any, keys: str) -> None:
+    """Take steps with these keys, one each."""
+    for key in keys:
+        before = driver.execute_script("return worldsim.player.header.step")
+        browser.key_event(driver, "keyDown", key)
+        moved = f"return worldsim.player.header.step > {before}"
+        browser.until(lambda moved=moved: driver.execute_script(moved), 0.02)
+        browser.key_event(driver, "keyUp", key)
+        browser.until(lambda: driver.execute_script("return worldsim.player.settled"), 0.05)
+
+
+def name_branch(driver: Any, name: str) -> None:
+    """Name the present branch."""
+    driver.execute_async_script(
+        "const { player } = worldsim, done = arguments[1];"
+        "player.name(player.position.branch, arguments[0]).then(done)",
+        name,
+    )
+
+
+def save_screenshot(driver: Any, out: Path) -> None:
+    """Write what the page shows, once the memory is drawn."""
+    time.sleep(3.0)
+    told = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
+    Image.open(io.BytesIO(base64.b64decode(told["data"]))).convert("RGB").save(
+        out, "WEBP", quality=85, method=6
+    )
+
+
+def take_stills(driver: Any, folder: Path) -> None:
+    """Walk, branch, and take the two screenshots."""
+    driver.execute_script("document.querySelector('details').open = true")
+    walk_steps(driver, "wwwwdww")
+    name_branch(driver, "first walk")
+    driver.execute_async_script("worldsim.player.rewind(0, 3).then(arguments[0])")
+    driver.execute_script("worldsim.player.play(true)")
+    walk_steps(driver, "aaww")
+    name_branch(driver, "to the left")
+    driver.execute_script("worldsim.stage.show('both')")
+    save_screenshot(driver, folder / "play.webp")
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    driver.execute_script("worldsim.stage.show('dream'); window.scrollTo(0, 0)")
+    save_screenshot(driver, folder / "play_phone.webp")
+
+
 def encode(pictures: list[Image.Image], taken: list[float], quality: int) -> bytes:
     """Return an animated WebP that begins anew after a second on its last picture."""
     durations = [round(1e3 * (b - a)) for a, b in itertools.pairwise(taken)]
@@ -142,6 +192,8 @@ def main(config: Config) -> None:
         browser.chromium() as driver,
         browser.play_server(servers.free_port(), more) as (url, _),
     ):
+        scheme = {"name": "prefers-color-scheme", "value": "dark"}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         driver.get(url)
         browser.first_frame_at(driver)
         # The first steps prepare the engine.
@@ -149,6 +201,9 @@ def main(config: Config) -> None:
         time.sleep(2.0)
         browser.key_event(driver, "keyUp", "w")
         time.sleep(1.0)
+        if config.stills is not None:
+            take_stills(driver, config.stills)
+            return
         pictures, taken = film(config, driver)
         steps = driver.execute_script("return worldsim.player.lastOf(0)")
         times = driver.execute_script("return worldsim.player.times.map((one) => one.interval)")

@@ -13,8 +13,6 @@ const EVERY = 900; // ms between two fetches of what is new
 // Of the time, what fetching and drawing may take: without a GPU, the frames need the rest.
 const SHARE = { walking: 0.015, resting: 0.5 };
 const QUICK = 8; // ms of drawing that nobody notices
-const WALKING = 30; // ms that a drawing may take while one walks: it has fewer points where all take longer
-const COARSEST = 16; // of so many points, at least one is drawn
 
 const VERTEX = `#version 300 es
 in vec3 position; in vec3 colour; in float size; in float painted;
@@ -99,8 +97,7 @@ export class Memory3d {
     this.pending = false;
     this.due = Infinity; // ms at which the next drawing begins
     this.drawn = 0; // ms at which the newest drawing was done
-    this.cost = 0; // ms that one of all points takes
-    this.stride = 1; // of so many points, the next drawing has one
+    this.cost = 0; // ms that one takes
     this.fetching = 0; // ms that a fetch takes
     this.stale = false; // whether frames were shown since the newest fetch
     this.surface = new OffscreenCanvas(1, 1);
@@ -174,19 +171,16 @@ export class Memory3d {
     const { gl } = this;
     this.program = compile(gl);
     this.buffers = {};
-    this.layout = [];
     this.array = gl.createVertexArray();
     gl.bindVertexArray(this.array);
-    for (const [name, width, kind, scaled, bytes] of [["position", 3, gl.FLOAT, false, 12],
-      ["colour", 3, gl.UNSIGNED_BYTE, true, 3], ["size", 1, gl.FLOAT, false, 4],
-      ["painted", 1, gl.UNSIGNED_BYTE, false, 1]]) {
+    for (const [name, width, kind, scaled] of [["position", 3, gl.FLOAT, false], ["colour", 3, gl.UNSIGNED_BYTE, true],
+      ["size", 1, gl.FLOAT, false], ["painted", 1, gl.UNSIGNED_BYTE, false]]) {
       const at = gl.getAttribLocation(this.program, name);
       this.buffers[name] = gl.createBuffer();
       if (at < 0) continue;
       gl.bindBuffer(gl.ARRAY_BUFFER, this.buffers[name]);
       gl.enableVertexAttribArray(at);
       gl.vertexAttribPointer(at, width, kind, scaled, 0, 0);
-      this.layout.push({ name, at, width, kind, scaled, bytes });
     }
     gl.enable(gl.DEPTH_TEST);
     gl.clearColor(0.028, 0.031, 0.04, 1);
@@ -204,11 +198,9 @@ export class Memory3d {
   /** Draw after the next paint, while one walks no more often than drawing is cheap. */
   draw(now = true) {
     const share = now ? SHARE.resting : SHARE.walking;
-    const stride = now ? 1 : Math.min(COARSEST, Math.ceil(this.cost / WALKING) || 1);
-    const at = Math.max(performance.now(), this.drawn + Math.max(0, this.cost / stride - QUICK) / share);
+    const at = Math.max(performance.now(), this.drawn + Math.max(0, this.cost - QUICK) / share);
     if (this.due <= at) return;
     this.due = at;
-    this.stride = stride;
     setTimeout(() => afterPaint(() => { if (this.due === at) this.#draw(); }), at - performance.now());
   }
 
@@ -223,7 +215,7 @@ export class Memory3d {
 
   /** Learn how long drawing takes, which the script itself does not wait for. */
   #time(began) {
-    const { gl, stride } = this, fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
+    const { gl } = this, fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
     gl.flush();
     const look = () => {
       if (!gl.isContextLost() && gl.clientWaitSync(fence, 0, 0) === gl.TIMEOUT_EXPIRED) {
@@ -232,7 +224,7 @@ export class Memory3d {
       }
       gl.deleteSync(fence);
       this.drawn = performance.now();
-      this.cost = 0.7 * this.cost + 0.3 * stride * (this.drawn - began);
+      this.cost = 0.7 * this.cost + 0.3 * (this.drawn - began);
     };
     setTimeout(look);
   }
@@ -252,17 +244,11 @@ export class Memory3d {
     gl.bindVertexArray(this.array);
     const set = (name, value) => gl.uniform1f(gl.getUniformLocation(program, name), value);
     gl.uniformMatrix4fv(gl.getUniformLocation(program, "matrix"), false, matrix);
-    const { stride } = this;
-    for (const { name, at, width, kind, scaled, bytes } of this.layout) {
-      gl.bindBuffer(gl.ARRAY_BUFFER, this.buffers[name]);
-      gl.vertexAttribPointer(at, width, kind, scaled, stride * bytes, 0);
-    }
-    // Fewer points are larger, so that they cover as much.
-    set("scale", scale * Math.sqrt(stride));
+    set("scale", scale);
     set("perspective_", isPerspective ? 1 : 0);
     set("cut", cut);
     set("tinted", this.player.tints ? 1 : 0);
-    gl.drawArrays(gl.POINTS, 0, Math.floor(this.points.used / stride));
+    gl.drawArrays(gl.POINTS, 0, this.points.used);
   }
 
   #eye() {

@@ -137,9 +137,8 @@ ARMS: Mapping[str, Arm] = {
     "finer": Arm({**LEAD_ON, "finer": True}),
     # Points without neighbours leave the memory.
     "neighbours": Arm({**LEAD_ON, "neighbours": 2}),
-    # Both, as shipped, and locally plane depth.
-    "plane": Arm({"straighten": 2}),
-    "crowded": Arm({"neighbours": 4}),
+    # Both without locally plane depth, which is shipped.
+    "ragged": Arm({"straighten": 0}),
 }
 
 

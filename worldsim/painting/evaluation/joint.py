@@ -78,7 +78,7 @@ def paint_groups(
     shown: whether the memory shows earlier groups, as that of a new place does.
     """
     now = places
-    sources = GIVEN
+    sources: tuple[int, ...] = GIVEN
     for number, group in enumerate(groups):
         known = Known(given=len(group.given), sources=sources)
         order, step = (*group.given, *group.painted), 1 + group.painted[0]

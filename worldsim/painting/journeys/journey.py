@@ -108,9 +108,9 @@ class JourneyConfig:
     """Metres of open border from which a place has a way out."""
     open_words: bool = False
     """Whether these further paintings are told that the place is open."""
-    straighten: Annotated[int, Ge(0), Le(8)] = 0
-    """Passes that straighten the surfaces of painted depth
-    (:func:`worldsim.painting.journeys.straight.straighten`)."""
+    straighten: Annotated[int, Ge(0), Le(8)] = 2
+    """Passes that straighten the surfaces of accepted depth
+    (:func:`worldsim.painting.journeys.straight.straighten`); 0 leaves it as it is."""
     finer: bool = True
     """Whether painted pixels replace points that were captured from much further away
     (``PointMemoryConfig.replace_ratio``), as frames do in any memory."""
@@ -409,8 +409,6 @@ class JourneyMaker:
             inputs = site.inputs([*todo, *beside], known, given, self.config.seed, step)
             painted = map_tensors(lambda x: x.cpu(), site.painter.paint(inputs))
             fresh, scale = align_depth(frames_at(painted, range(len(todo))), known)
-            if self.config.straighten:
-                fresh = straighten(fresh, known.mask, self.config.straighten)
             views = Views(fresh, self._camera(site.poses[todo]), known, *others)
             verdicts = self.validator.views(views, inputs, concatenate([fresh, *given]))
             for i, frame, found in zip(todo, split(fresh), verdicts, strict=True):
@@ -433,4 +431,12 @@ class JourneyMaker:
                 break
         if len(kept) < self.config.accept * len(group):
             return None
-        return {i: kept[i] if i in kept else best[i][1] for i in group}
+        chosen = {i: kept[i] if i in kept else best[i][1] for i in group}
+        if not self.config.straighten:
+            return chosen
+        # After the validator, whose thresholds are those of views as they are painted.
+        known = self._known(data, site.poses[list(group)])
+        return {
+            i: straighten(chosen[i], known.mask[row : row + 1], self.config.straighten)
+            for row, i in enumerate(group)
+        }

@@ -99,7 +99,7 @@ def test_a_good_world_is_good_for_everything() -> None:
             "effect of actions",
             {Use.PLAN},
         ),
-        ({"agreement": {"pearson": 0.84}}, "ranking of policies", {Use.LEARN}),
+        ({"agreement": {"pearson": 0.84}}, "ranking of policies", {Use.PLAN, Use.LEARN}),
     ],
 )
 def test_each_limit_decides(changes: dict[str, Any], name: str, bad: set[Use]) -> None:

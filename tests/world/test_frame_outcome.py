@@ -158,3 +158,21 @@ def test_snapshots_and_files(tmp_path: Path) -> None:
         assert torch.equal(one, other)
     packed = World.from_pretrained(world.save_pretrained(tmp_path / "small", eight_bit=True), "cpu")
     assert isinstance(packed.outcome, FrameOutcomeHead)
+
+
+def test_levels_by_hand() -> None:
+    """Half of the values 100 and half 110: brightness 105, contrast 5. The head sees -1 and 1."""
+    head = random_head(standardised=True)
+    rgb = torch.full((2, 3, 32, 32), 100, dtype=torch.uint8)
+    rgb[..., 16:] = 110
+    head.set_levels(rgb)
+    assert head.levels.tolist() == [105.0, 5.0]
+    head.set_levels(rgb[..., :16])
+    assert head.levels.tolist() == [100.0, 2.0]
+    plain = random_head()
+    plain.load_state_dict({k: v for k, v in head.state_dict().items() if k != "levels"})
+    head.set_levels(torch.tensor([0, 255], dtype=torch.uint8).expand(1, 3, 32, 16, 2).flatten(3))
+    frames, act = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8), torch.zeros(2, 4)
+    # With brightness and contrast of 127.5, it sees what a plain head sees.
+    for ours, theirs in zip(head(frames, act.long()), plain(frames, act.long()), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)

@@ -18,7 +18,6 @@ from worldsim.evaluation.statistics import interval_text
 from worldsim.io.video import read_video
 from worldsim.runtime.files import write_bytes
 from worldsim.runtime.progress import span
-from worldsim.runtime.types import JsonObject
 
 FRAME_MS = 80
 """Milliseconds of a frame of the film on the page: slow enough to look at."""
@@ -338,7 +337,7 @@ def _made(config: FitConfig, plan: Plan, number: int, seconds: Mapping[str, floa
         "film": folder / "film.mp4",
         "figures": config.out / "report.json",
     }
-    rows: list[JsonObject | list[str]] = [
+    rows = [
         [name, f"<code>{html.escape(str(path))}</code>"]
         for name, path in files.items()
         if path.exists()
@@ -346,6 +345,6 @@ def _made(config: FitConfig, plan: Plan, number: int, seconds: Mapping[str, floa
     times = [[html.escape(name), span(one or 0.0)] for name, one in seconds.items() if one]
     return (
         "<h2>Where everything is</h2>"
-        f'<div class="pair"><div>{_table(["", "path"], rows)}</div>'  # type: ignore[arg-type]
+        f'<div class="pair"><div>{_table(["", "path"], rows)}</div>'
         f"<div>{_table(['stage', 'time'], times, 1)}</div></div>"
     )

@@ -41,7 +41,7 @@ from worldsim.evaluation.evaluate import evaluate
 from worldsim.io.pictures import contact_sheet, save_picture
 from worldsim.runtime.json_config import read_json, to_json, write_json
 from worldsim.runtime.progress import say, span
-from worldsim.runtime.types import JsonObject
+from worldsim.runtime.types import Array, JsonObject
 from worldsim.state import Transition
 from worldsim.training.train import TrainConfig, train
 from worldsim.world import World
@@ -68,7 +68,8 @@ def fit(config: FitConfig) -> JsonObject:
     Raises what the functions of the other commands raise. All that is finished, and all that those
     functions keep, stays, and the same command resumes.
     """
-    run, results = Run(config), {}
+    run = Run(config)
+    results: JsonObject = {}
     for number in range(1, config.rounds + 1):
         results = run.round(number)
     return results
@@ -264,7 +265,7 @@ def same_actions(config: FitConfig, folder: Path, world: World) -> None:
     save_picture(_strip(lesson, dreamed), folder / "strip.png")
 
 
-def _strip(lesson: Lesson, dreamed: list[Transition]) -> object:
+def _strip(lesson: Lesson, dreamed: list[Transition]) -> Array:
     steps = [t for t in LOOKED_AT if t <= len(lesson.acts)]
     first = as_picture(lesson.start.rgb[-1])
     real = [first if t == 0 else as_picture(lesson.rgb[t - 1]) for t in steps]

@@ -266,7 +266,8 @@ def ranking(figures: Figures) -> Check | None:
     if found is None:
         return None
     limit = f"a correlation of returns of at least {AGREEMENT}"
-    name, uses, pearson = "ranking of policies", (Use.LEARN,), found["pearson"]
+    # A planner, too, compares returns.
+    name, uses, pearson = "ranking of policies", (Use.PLAN, Use.LEARN), found["pearson"]
     if pearson is None:
         real = {row["real_return_mean"] for row in found["policies"]}
         where = "the real twin" if len(real) == 1 else "the dream"

@@ -33,6 +33,7 @@ LABELS = {
     "painting": "completes partial views",
     "planning": "objectives, ground, places",
     "play": "the page to walk on",
+    "pretrained": "video models of diffusers",
     "protocols": "interfaces of the parts",
     "runtime": "files, processes, devices",
     "scenes": "what a reset starts from",

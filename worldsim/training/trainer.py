@@ -197,7 +197,7 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self.has_rewards = False
         self.tally = Tally()
-        self.measured = False
+        self.units_measured = False
         self.maps: set[str] = set()
         self.frames = 0
 
@@ -421,8 +421,8 @@ class Trainer:
         low, high, count, *units = broadcast(told.to(self.device)).tolist()
         if not count:
             return
-        trained = self.measured or self.step > 0 or self.config.init_from is not None
-        self.measured = True
+        trained = self.units_measured or self.step > 0 or self.config.init_from is not None
+        self.units_measured = True
         if isinstance(head, FrameOutcomeHead):
             assert self.transitions is not None
             if tally.hides_endings and head.config.sees_new and tally.endings >= 8:

@@ -73,9 +73,12 @@ BUCKETS = (1, 8, 32, 64, 128, 256, 512, 1024)
 """Batch sizes of steps. Within one bucket results are bit-exact, whatever the other rows hold."""
 
 
-OUTCOME_HEADS = (OutcomeHead, FrameOutcomeHead)
+OUTCOME_HEADS: tuple[type[OutcomeHead | FrameOutcomeHead], ...] = (OutcomeHead, FrameOutcomeHead)
 """Classes of heads for rewards and terminations, by the name in their files."""
-MOTION_HEADS = (EgoMotionHead, KinematicMotion)
+MOTION_HEADS: tuple[type[EgoMotionHead | KinematicMotion], ...] = (
+    EgoMotionHead,
+    KinematicMotion,
+)
 """The same for the camera's motion."""
 
 

@@ -186,7 +186,7 @@ def test_a_run_resumes_after_interruptions(
     config = FitConfig(
         "tests/Corridor-v0",
         tmp_path / "run",
-        minutes=0.02,
+        minutes=0.2,
         frames=300,
         episode_steps=12,
         workers=0,

@@ -124,7 +124,8 @@ def test_tasks_of_dead_and_hung_processes_are_done_again(
             list(pool.run(fail, [()]))
         assert "In a worker process" in caught.value.__notes__[0]
         alive = children()
-        assert len(alive) == 2 and all(os.getpgid(one.pid) == one.pid for one in alive)
+        # A process that died is replaced when a task needs it.
+        assert alive and all(os.getpgid(one.pid) == one.pid for one in alive)
     assert children() == []
 
 

@@ -584,7 +584,7 @@ def test_bad_settings_are_named(tmp_path: Path, rooms: Path, continuous: Path) -
         train(config(tmp_path / "nothing", out))
     with pytest.raises(
         InvalidInputError,
-        match="unknown preset 'huge': choose one of debug, tiny, small, task, large",
+        match="unknown preset 'huge': choose one of debug, tiny, small, task, mini, large",
     ):
         train(config(rooms, out, preset="huge"))
     with pytest.raises(

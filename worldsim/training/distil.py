@@ -274,7 +274,10 @@ class DistilTrainer(Trainer):
 
     def _use(self, **used: Any) -> None:
         super()._use(**used)
-        self.distil = dataclasses.replace(self.distil, **used)
+        # Heads are the teacher's or the student's: what they read is no setting of a distillation.
+        own = {field.name for field in dataclasses.fields(self.distil)}
+        kept = {name: value for name, value in used.items() if name in own}
+        self.distil = dataclasses.replace(self.distil, **kept)
 
     def train_step(self) -> dict[str, Tensor]:
         """Run one optimiser step.

@@ -186,7 +186,7 @@ def test_a_run_resumes_after_interruptions(
     config = FitConfig(
         "tests/Corridor-v0",
         tmp_path / "run",
-        minutes=0.2,
+        minutes=0.02,
         frames=300,
         episode_steps=12,
         workers=0,
@@ -194,6 +194,8 @@ def test_a_run_resumes_after_interruptions(
         json=tmp_path / "found.json",
     )
     trained = Trainer.train_step
+    # A background job ignores Ctrl-C, and so would the training.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupted(self: Trainer) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
@@ -204,6 +206,7 @@ def test_a_run_resumes_after_interruptions(
         patch.setattr(Trainer, "train_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fit(config)
+    signal.signal(signal.SIGINT, handler)
     stages = read_json(config.out / "fit.json")["stages"]
     assert stages["record-1"]["done"] and not stages["train-1"]["done"]
     assert (config.out / "round-1" / "checkpoint").is_dir()

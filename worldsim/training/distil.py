@@ -274,10 +274,7 @@ class DistilTrainer(Trainer):
 
     def _use(self, **used: Any) -> None:
         super()._use(**used)
-        # Heads are the teacher's or the student's: what they read is no setting of a distillation.
-        own = {field.name for field in dataclasses.fields(self.distil)}
-        kept = {name: value for name, value in used.items() if name in own}
-        self.distil = dataclasses.replace(self.distil, **kept)
+        self.distil = dataclasses.replace(self.distil, **used)
 
     def train_step(self) -> dict[str, Tensor]:
         """Run one optimiser step.

@@ -217,11 +217,6 @@ class Trainer:
             or (precision if precision in ("bf16", "no") else PRECISIONS[kind]),
             batch_size=self.batch_size,
         )
-        if config.head_input is None and config.init_from is None and told:
-            # Checkpoints of before the setting have heads on features.
-            found = told.get("head_input")
-            reads = HeadInput(found) if found in list(HeadInput) else HeadInput.FEATURES
-            self._use(head_input=reads)
 
     def _use(self, **used: Any) -> None:
         """Write down the settings in use, for the checkpoint and the world's card."""
@@ -299,7 +294,12 @@ class Trainer:
         world = None if start is None else World.from_pretrained(start, device="cpu")
         if world is not None:
             self.earlier = world.card
-        asked = self.config.head_input
+        asked, told = self.config.head_input, read_settings(self.config.out)
+        if asked is None and world is None and told:
+            # Checkpoints of before the setting have heads on features.
+            found = told.get("head_input")
+            asked = HeadInput(found) if found in list(HeadInput) else HeadInput.FEATURES
+            self._use(head_input=asked)
         usual = HEAD_INPUTS.get(self.config.preset, HeadInput.FEATURES)
         may_read_frames = HeadInput.FRAMES in (asked, usual) and asked is not HeadInput.FEATURES
         synthetic = may_read_frames and self._synthetic_terminals()

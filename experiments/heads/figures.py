@@ -3,7 +3,6 @@ knows nothing of the frames."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.evaluation.statistics import bootstrap_ci
+from worldsim.evaluation.task_outcomes import calibration
 
 Array = NDArray[Any]
 
-BINS = (0.0, 0.002, 0.005, 0.02, 0.05, 0.1, 0.3, 0.6, 1.0)
-"""Edges of the reliability table: probabilities of an end."""
 CELLS = 4
 """Equal parts of each dimension of a continuous action, for the best constant of each cell."""
 LEAST = 1e-6
@@ -137,21 +135,15 @@ def ratio_ci(
 
 def reliability(ending: Array, ended: Array) -> list[dict[str, float]]:
     """A row for each bin of probabilities: how many, what was said on average, what share ended."""
-    rows = []
-    for low, high in itertools.pairwise(BINS):
-        chosen = (ending >= low) & ((ending < high) | (high == 1.0))
-        if chosen.any():
-            said, happened = float(ending[chosen].mean()), float(ended[chosen].mean())
-            rows.append(
-                {
-                    "from": low,
-                    "to": high,
-                    "steps": int(chosen.sum()),
-                    "said": said,
-                    "happened": happened,
-                }
-            )
-    return rows
+    names = {
+        "from": "low",
+        "to": "high",
+        "steps": "steps",
+        "said": "predicted",
+        "happened": "observed",
+    }
+    rows, _ = calibration(ending, ended)
+    return [{name: row[key] for name, key in names.items()} for row in rows]
 
 
 def constants(truth: Truth) -> dict[str, tuple[list[Array], list[Array]]]:

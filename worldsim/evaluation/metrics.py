@@ -42,7 +42,11 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
             f"not floats"
         )
     difference = a.to(torch.int32) - b.to(torch.int32)
-    error = (difference * difference).to(torch.float64).mean((-3, -2, -1))
+    return _decibels((difference * difference).to(torch.float64).mean((-3, -2, -1)))
+
+
+def _decibels(error: Tensor) -> Tensor:
+    """Return the PSNR of mean squared errors (...) float64 in dB, capped, float32."""
     # The cap's own error keeps the logarithm finite.
     floor = 255.0**2 / 10.0 ** (PSNR_CAP / 10.0)
     return (10.0 * torch.log10(255.0**2 / error.clamp(min=floor))).to(torch.float32)
@@ -63,9 +67,7 @@ def changed_psnr(a: Tensor, b: Tensor, before: Tensor) -> Tensor:
     changed = ((wide[1] - wide[2]).abs() > CHANGED).any(-3)
     squares = (wide[0] - wide[1]).square().sum(-3).to(torch.float64) * changed
     # 0 / 0 is NaN.
-    error = squares.sum((-2, -1)) / (3.0 * changed.sum((-2, -1)))
-    floor = 255.0**2 / 10.0 ** (PSNR_CAP / 10.0)
-    return (10.0 * torch.log10(255.0**2 / error.clamp(min=floor))).to(torch.float32)
+    return _decibels(squares.sum((-2, -1)) / (3.0 * changed.sum((-2, -1))))
 
 
 def scores(a: Tensor, b: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from worldsim.diffusion.denoiser import rgb_to_channels
 from worldsim.diffusion.module import Module, register_to_config
 from worldsim.errors import InvalidInputError
-from worldsim.world.heads import HISTORY, change_units
+from worldsim.world.heads import HISTORY, change_units, encode_actions
 
 LEAST_CONTRAST = 2.0
 """Smallest contrast, in values of 255, by which pictures are scaled: less is noise."""
@@ -65,7 +65,6 @@ class FrameOutcomeHead(Module):
                 f"FrameOutcomeHead(frames={frames}, bins={bins}): it sees 2 to {HISTORY + 1} "
                 f"frames, and rewards have at least 2 values"
             )
-        self.width = actions or action_dim
         if standardised:
             # Brightness and contrast in values of 255. Older heads have none.
             self.register_buffer("levels", torch.tensor([127.5, 127.5]))
@@ -79,8 +78,9 @@ class FrameOutcomeHead(Module):
         last = nn.Linear(hidden, 2 + bins)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+        numbers = widths[-1] * height * width + frames * (actions or action_dim)
         self.judge = nn.Sequential(
-            nn.Linear(widths[-1] * height * width + frames * self.width, hidden), nn.SiLU(),
+            nn.Linear(numbers, hidden), nn.SiLU(),
             nn.Linear(hidden, hidden), nn.SiLU(), last,
         )  # fmt: skip
         # Values of the reward, logits of the classes' shares in the recording, and offset and scale
@@ -114,9 +114,7 @@ class FrameOutcomeHead(Module):
             pictures = (rgb.float() - self.levels[0]) / self.levels[1]
         pictures = pictures.flatten(1, 2)
         features = self.look(torch.cat([pictures, _coordinates(b, h, w, shift, rgb.device)], 1))
-        acted = act.float()
-        if self.config.actions:
-            acted = (act[..., None] == torch.arange(self.width, device=act.device)).float()
+        acted = encode_actions(act, self.config.actions)
         out = self.judge(torch.cat([features, acted.flatten(1)], 1)).float()
         return torch.cat([out[:, :-1] + self.prior, out[:, -1:]], 1)
 

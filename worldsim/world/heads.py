@@ -44,6 +44,16 @@ def _turn(motion: Tensor, rotation: Tensor) -> Tensor:
     return torch.cat([(rotation * part[..., None, :]).sum(-1) for part in motion.split(3, -1)], -1)
 
 
+def encode_actions(act: Tensor, actions: int) -> Tensor:
+    """Return actions as numbers (..., n) float32: discrete ones one-hot, vectors as they are.
+
+    actions: number of discrete actions; 0 for action vectors.
+    """
+    if not actions:
+        return act.float()
+    return (act[..., None] == torch.arange(actions, device=act.device)).float()
+
+
 class EgoMotionHead(Module):
     """Predicts the camera motion of an action, with collisions and momentum.
 
@@ -90,9 +100,7 @@ class EgoMotionHead(Module):
         self.scale: Tensor
 
     def _encode(self, act: Tensor) -> Tensor:
-        if not self.config.actions:
-            return act.float()
-        return (act[..., None] == torch.arange(self.width, device=act.device)).float()
+        return encode_actions(act, self.config.actions)
 
     def normalise(
         self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor

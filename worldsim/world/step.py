@@ -171,7 +171,7 @@ class Step:
             else:
                 pose = snap_pose(pose)
                 motion = relative_motion(last.pose, pose)
-            view = self.memory.render(state.memory, self.camera(pose, state.intrinsics))
+            view = self.look(state, pose)
             if isinstance(self.dynamics, LooksAhead):
                 look = partial(self.look, state)
         return StepInputs(

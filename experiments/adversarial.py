@@ -23,6 +23,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -140,35 +141,45 @@ def command(log: Path, *arguments: str) -> int:
         return subprocess.run(line, stdout=file, stderr=file, check=False).returncode
 
 
-def train(config: Config) -> None:
-    """Train an arm; once more without compilation if it fails."""
-    c, out = config, config.out
+def run_training(
+    out: Path, minutes: float, startup: float, steps: Sequence[str], *arguments: str
+) -> None:
+    """Run a training of ``worldsim`` in ``out``; once more without compilation if it fails.
+
+    minutes: of the training, its start included. startup: seconds of them outside its own clock.
+    steps: options of a length in steps, which takes the place of the minutes; empty for none.
+    arguments: the command and its other options.
+    """
     if is_file(out / "trained"):
         return
     begun = time.monotonic()
-    for again in (False, True):
-        left = 60.0 * c.minutes - (time.monotonic() - begun) - c.startup
-        length = ("--minutes", f"{max(left, 1.0) / 60.0:.3f}")
-        if c.steps is not None:
-            length = ("--training-steps", str(c.steps))
-        status = command(
-            out / "train.log", "-m", "worldsim", "distil", c.world, "--method", "mcm",
-            "--data", str(c.data), "--out", str(out / "run"),
-            *length, "--batch-size", str(c.batch_size),
-            "--buffer-frames", str(c.buffer_frames), "--memory-capacity", "81920",
-            "--loss.regression", "0", "--loss.real", "1", "--loss.own-context", "0",
-            "--perturb.own", str(c.own), "--edits", "0.15", "--learning-rate", "5e-5",
-            "--warmup", "300", "--decay", "0.3", "--ema", "0.998",
-            "--refresh-every", "250", "--save-every", "500", "--sample-every", "250",
-            "--patience", "600", "--adversarial.discriminator-steps", str(c.discriminator_steps),
-            "--mirror-actions", "0", "1", "2", "4", "3", "6", "5",
-            *PAINTED, "--painted.share", str(c.painted), *ARMS[c.arm],
-            *(("--no-compile",) if again else ()),
-        )  # fmt: skip
-        if status == 0:
+    for again in ((), ("--no-compile",)):
+        left = 60.0 * minutes - (time.monotonic() - begun) - startup
+        length = steps or ("--minutes", f"{max(left, 1.0) / 60.0:.3f}")
+        line = ("-m", "worldsim", *arguments, "--out", str(out / "run"), *length, *again)
+        if command(out / "train.log", *line) == 0:
             (out / "trained").touch()
             return
     raise SystemExit(f"training failed: see {out / 'train.log'}")
+
+
+def train(config: Config) -> None:
+    """Train an arm."""
+    c = config
+    run_training(
+        c.out, c.minutes, c.startup,
+        () if c.steps is None else ("--training-steps", str(c.steps)),
+        "distil", c.world, "--method", "mcm", "--data", str(c.data),
+        "--batch-size", str(c.batch_size),
+        "--buffer-frames", str(c.buffer_frames), "--memory-capacity", "81920",
+        "--loss.regression", "0", "--loss.real", "1", "--loss.own-context", "0",
+        "--perturb.own", str(c.own), "--edits", "0.15", "--learning-rate", "5e-5",
+        "--warmup", "300", "--decay", "0.3", "--ema", "0.998",
+        "--refresh-every", "250", "--save-every", "500", "--sample-every", "250",
+        "--patience", "600", "--adversarial.discriminator-steps", str(c.discriminator_steps),
+        "--mirror-actions", "0", "1", "2", "4", "3", "6", "5",
+        *PAINTED, "--painted.share", str(c.painted), *ARMS[c.arm],
+    )  # fmt: skip
 
 
 def ship(config: Config) -> None:

@@ -11,15 +11,12 @@ dreams trips`` and ``painter/painted_dreams.py``.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 from adversarial import Config as Shipped
-from adversarial import command, ship
-
-from worldsim.runtime.files import is_file
+from adversarial import run_training, ship
 
 ARMS: dict[str, tuple[str, ...]] = {
     "full": ("--loss.energy", "1.0", "--loss.known", "0.5"),
@@ -66,33 +63,20 @@ class Config:
 
 
 def train(config: Config) -> None:
-    """Train an arm; once more without compilation if it fails."""
-    c, out = config, config.out
-    if is_file(out / "trained"):
-        return
-    begun = time.monotonic()
-    for again in (False, True):
-        left = 60.0 * c.minutes - (time.monotonic() - begun) - c.startup
-        length = ("--minutes", f"{max(left, 1.0) / 60.0:.3f}")
-        if c.steps is not None:
-            length = ("--steps", str(c.steps))
-        status = command(
-            out / "train.log", "-m", "worldsim", "train", "--data", str(c.data),
-            "--out", str(out / "run"), "--preset", "tiny", "--init-from", c.world, *length,
-            "--batch-size", str(c.batch_size), "--buffer-frames", str(c.buffer_frames),
-            "--memory-capacity", "65536", "--world-memory-capacity", "262144",
-            "--refresh-every", str(c.refresh_every), "--save-every", "600",
-            "--sample-every", "600", "--patience", "600", "--scenes", "0", "--edits", "0.15",
-            "--mirror-actions", "0", "1", "2", "4", "3", "6", "5", "--learning-rate", "3e-4",
-            "--motion-learning-rate", "1e-4", "--warmup", "100", "--decay", "0.5",
-            "--ema", "0.998", "--loss.pure-noise", "0.85", *ARMS[c.arm], *WALKS,
-            "--perturb.own", str(c.own), "--painted.share", str(c.painted),
-            *(("--no-compile",) if again else ()),
-        )  # fmt: skip
-        if status == 0:
-            (out / "trained").touch()
-            return
-    raise SystemExit(f"training failed: see {out / 'train.log'}")
+    """Train an arm."""
+    c = config
+    run_training(
+        c.out, c.minutes, c.startup, () if c.steps is None else ("--steps", str(c.steps)),
+        "train", "--data", str(c.data), "--preset", "tiny", "--init-from", c.world,
+        "--batch-size", str(c.batch_size), "--buffer-frames", str(c.buffer_frames),
+        "--memory-capacity", "65536", "--world-memory-capacity", "262144",
+        "--refresh-every", str(c.refresh_every), "--save-every", "600",
+        "--sample-every", "600", "--patience", "600", "--scenes", "0", "--edits", "0.15",
+        "--mirror-actions", "0", "1", "2", "4", "3", "6", "5", "--learning-rate", "3e-4",
+        "--motion-learning-rate", "1e-4", "--warmup", "100", "--decay", "0.5",
+        "--ema", "0.998", "--loss.pure-noise", "0.85", *ARMS[c.arm], *WALKS,
+        "--perturb.own", str(c.own), "--painted.share", str(c.painted),
+    )  # fmt: skip
 
 
 def main(config: Config) -> None:

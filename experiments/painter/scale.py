@@ -34,7 +34,7 @@ from worldsim.painting.training.batches import (
 )
 from worldsim.painting.training.lookaround import load_folder
 from worldsim.painting.training.store import ViewStore
-from worldsim.painting.training.views import join
+from worldsim.painting.training.views import ViewSets, join
 
 HEADINGS, SHOWN = 8, 4
 
@@ -55,27 +55,32 @@ class Config:
     """After 50 steps, until a third is left."""
 
 
-def store_of(folder: Path) -> ViewStore:
-    """All sets of a folder."""
-    sets = join(load_folder(folder))
-    store = ViewStore(sets, len(sets), torch.device("cpu"))
+def store_of(sets: ViewSets, device: torch.device | str = "cpu") -> ViewStore:
+    """A store that holds the sets."""
+    store = ViewStore(sets, len(sets), torch.device(device))
     store.add(sets)
     return store
 
 
-def learn(config: Config, store: ViewStore) -> PainterNetwork:
+def learn(
+    store: ViewStore,
+    steps: int,
+    learning_rate: float,
+    batches: BatchConfig | None = None,
+    knots: tuple[tuple[float, ...], ...] = (),
+) -> PainterNetwork:
     """A small network's moving average after training."""
-    maker = BatchMaker(store, BatchConfig(), torch.Generator().manual_seed(0))
-    network = PainterNetwork(store.names, dim=96, depth=4, heads=4, pixel=32)
-    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, (0.9, 0.98))
+    maker = BatchMaker(store, batches or BatchConfig(), torch.Generator().manual_seed(0))
+    network = PainterNetwork(store.names, dim=96, depth=4, heads=4, pixel=32, knots=knots)
+    optimizer = torch.optim.AdamW(network.parameters(), learning_rate, (0.9, 0.98))
     average = {name: p.detach().clone() for name, p in network.named_parameters()}
     counts = np.random.default_rng(0)
-    for step in range(config.steps):
+    for step in range(steps):
         views = int(counts.choice(VIEW_COUNTS, p=VIEW_SHARES))
         example = maker.make(24 // views, views)
-        left = 3 * (config.steps - step) / config.steps
+        left = 3 * (steps - step) / steps
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 50, left)
+            group["lr"] = learning_rate * min(1.0, (step + 1) / 50, left)
         loss = loss_of(network(example.batch), example.clean, example.batch.level)
         optimizer.zero_grad()
         loss.backward()
@@ -83,7 +88,8 @@ def learn(config: Config, store: ViewStore) -> PainterNetwork:
         optimizer.step()
         for name, p in network.named_parameters():
             average[name].lerp_(p.detach(), 0.02)
-    network.load_state_dict(average)
+    # Buffers have no average.
+    network.load_state_dict(average, strict=False)
     return network.eval()
 
 
@@ -121,8 +127,9 @@ def main(config: Config) -> None:
     torch.manual_seed(0)
     if config.arm == "plain":
         channels.MEAN, channels.SCALE = (0.0,) * 5, (1.0,) * 5
-    network = learn(config, store_of(config.train))
-    print(json.dumps({"arm": config.arm, **measure(network, store_of(config.test))}))
+    train, test = (store_of(join(load_folder(folder))) for folder in (config.train, config.test))
+    network = learn(train, config.steps, config.learning_rate)
+    print(json.dumps({"arm": config.arm, **measure(network, test)}))
 
 
 if __name__ == "__main__":

@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from torch import Tensor, nn
+from scale import learn, store_of
+from torch import Tensor
 
 from worldsim.painting.channels import clean_channels, rays_of
 from worldsim.painting.checkpoint import load_painter
 from worldsim.painting.knots import knots_of
-from worldsim.painting.levels import loss_of
 from worldsim.painting.network import PainterBatch, PainterNetwork
-from worldsim.painting.training.batches import VIEW_COUNTS, VIEW_SHARES, BatchConfig, BatchMaker
+from worldsim.painting.training.batches import BatchConfig
 from worldsim.painting.training.lookaround import load_folder
 from worldsim.painting.training.store import ViewStore
 from worldsim.painting.training.views import ViewSets, join
@@ -89,13 +89,6 @@ def part(sets: ViewSets, at: slice) -> ViewSets:
     return replace(sets, **arrays)
 
 
-def store_of(sets: ViewSets, device: torch.device | str = "cpu") -> ViewStore:
-    """Return a store that holds the sets."""
-    store = ViewStore(sets, len(sets), torch.device(device))
-    store.add(sets)
-    return store
-
-
 @torch.no_grad()
 def response(network: PainterNetwork, store: ViewStore, batch: int = 16) -> dict:
     """Return what predictions from pure noise tell of places with all attributes given."""
@@ -152,33 +145,6 @@ def response(network: PainterNetwork, store: ViewStore, batch: int = 16) -> dict
     return result
 
 
-def learn(
-    config: Small, store: ViewStore, batches: BatchConfig, knots: tuple[tuple[float, ...], ...]
-) -> PainterNetwork:
-    """Return a small network's moving average after training."""
-    torch.manual_seed(0)
-    maker = BatchMaker(store, batches, torch.Generator().manual_seed(0))
-    network = PainterNetwork(store.names, dim=96, depth=4, heads=4, pixel=32, knots=knots)
-    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, (0.9, 0.98))
-    average = {name: p.detach().clone() for name, p in network.named_parameters()}
-    counts = np.random.default_rng(0)
-    for step in range(config.steps):
-        views = int(counts.choice(VIEW_COUNTS, p=VIEW_SHARES))
-        example = maker.make(24 // views, views)
-        left = 3 * (config.steps - step) / config.steps
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 50, left)
-        loss = loss_of(network(example.batch), example.clean, example.batch.level)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        for name, p in network.named_parameters():
-            average[name].lerp_(p.detach(), 0.02)
-    network.load_state_dict(average, strict=False)
-    return network.eval()
-
-
 def train_small(config: Small) -> None:
     """Train and measure all arms."""
     sets = shrink(join(load_folder(config.data)), config.factor)
@@ -202,7 +168,8 @@ def train_small(config: Small) -> None:
         if name in found:
             continue
         begun = time.monotonic()
-        network = learn(config, store_of(train), batches, some)
+        torch.manual_seed(0)
+        network = learn(store_of(train), config.steps, config.learning_rate, batches, some)
         found[name] = response(network, store_of(test))
         found[name]["seconds"] = round(time.monotonic() - begun, 1)
         write_json(config.out, found)

@@ -29,17 +29,9 @@ from worldsim.world import World
 from worldsim.world.heads import EgoMotionHead
 from worldsim.world.kinematics import KinematicMotion
 
-Motion = KinematicMotion | EgoMotionHead
-
 
 def make_env(
-    pipeline: str | World,
-    scenes: str | Path | Scene | None = None,
-    motion: Motion | None = None,
-    fov_deg: float = 90.0,
-    device: torch.device | str | None = None,
-    arguments: Mapping[str, object] | None = None,
-    **settings: Any,
+    pipeline: str | World, scenes: str | Path | Scene | None = None, **settings: Any
 ) -> WorldEnv:
     """Make one environment.
 
@@ -48,19 +40,16 @@ def make_env(
         :func:`worldsim.pretrained.worlds.pretrained_world`.
     scenes: where resets start, such as ``picture:photo.png``; see
         :class:`worldsim.envs.world_env.WorldEnv`. Required: pretrained models come without scenes.
-    motion: where actions move the camera, and how many there are; by default the seven actions of
-        :meth:`worldsim.world.kinematics.KinematicMotion.walking`.
-    fov_deg: horizontal field of view of the camera, degrees.
-    device: by default the GPU if there is one.
-    arguments: further arguments of the pipeline's call.
-    settings: fields of :class:`worldsim.pretrained.loading.PretrainedSource` (``revision``,
-        ``depth``, ``depth_revision``, ``height``, ``width``, ``clip``, ``offload``, ...), and
-        arguments of :class:`worldsim.envs.world_env.WorldEnv`.
+    settings: arguments of :func:`worldsim.pretrained.worlds.pretrained_world` (``motion``, which
+        also says how many actions there are, ``fov_deg``, ``device``, ``arguments``), fields of
+        :class:`worldsim.pretrained.loading.PretrainedSource` (``revision``, ``depth``,
+        ``depth_revision``, ``height``, ``width``, ``clip``, ``offload``, ...), and arguments of
+        :class:`worldsim.envs.world_env.WorldEnv`.
 
     Raises what :func:`worldsim.pretrained.loading.load_dynamics` raises, and InvalidInputError
     without scenes.
     """
-    world, rest = _world(pipeline, scenes, motion, fov_deg, device, arguments, settings)
+    world, rest = _world(pipeline, scenes, **settings)
     return WorldEnv(world, scenes=scenes, **rest)  # type: ignore[arg-type]
 
 
@@ -68,28 +57,24 @@ def make_vector_env(
     num_envs: int,
     pipeline: str | World,
     scenes: str | Path | Scene | None = None,
-    motion: Motion | None = None,
-    fov_deg: float = 90.0,
-    device: torch.device | str | None = None,
-    arguments: Mapping[str, object] | None = None,
     **settings: Any,
 ) -> WorldVectorEnv:
     """Make ``num_envs`` environments of one world, see :func:`make_env`.
 
     Their chunks are generated one after another, equal ones once.
     """
-    world, rest = _world(pipeline, scenes, motion, fov_deg, device, arguments, settings)
+    world, rest = _world(pipeline, scenes, **settings)
     return WorldVectorEnv(num_envs, world, scenes=scenes, **rest)
 
 
 def _world(
     pipeline: str | World,
     scenes: object,
-    motion: Motion | None,
-    fov_deg: float,
-    device: torch.device | str | None,
-    arguments: Mapping[str, object] | None,
-    settings: Mapping[str, Any],
+    motion: KinematicMotion | EgoMotionHead | None = None,
+    fov_deg: float = 90.0,
+    device: torch.device | str | None = None,
+    arguments: Mapping[str, object] | None = None,
+    **settings: Any,
 ) -> tuple[World, dict[str, Any]]:
     """Return the world of the arguments, and those of ``settings`` that are the environment's."""
     if scenes is None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -58,6 +59,11 @@ class PictureScene:
 
     def start(self, rng: np.random.Generator) -> SceneStart:
         """Return the start. ``rng`` is not used: there is only one."""
+        return self.scene
+
+    @cached_property
+    def scene(self) -> SceneStart:
+        """The start, whose depth is estimated on first access."""
         if self.world is None:
             raise InvalidInputError("a picture's depth is estimated by a world: call fit_to first")
         dynamics = self.world.dynamics

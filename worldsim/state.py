@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldsim.camera import Camera, dequantise_depth, snap_pose
 from worldsim.errors import InvalidInputError, MissingGeometryError
@@ -350,6 +350,20 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def weights_of_parts(parts: Mapping[str, object]) -> dict[str, Tensor]:
+    """Return the weights of those parts that are modules, by ``part.weight``.
+
+    Weights that are offloaded piece by piece, on the device ``meta``, are not there to be read.
+    """
+    return {
+        f"{name}.{key}": tensor
+        for name, part in parts.items()
+        if isinstance(part, nn.Module)
+        for key, tensor in part.state_dict().items()
+        if not tensor.is_meta
+    }
 
 
 def unflatten(template: Record, flat: Mapping[str, Tensor], prefix: str = "") -> Record:

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldsim.camera import TURN_METRES, Camera, code_to_channel, rotation_angle
 from worldsim.errors import InvalidInputError
@@ -36,8 +36,15 @@ from worldsim.painting.inpaint import InpaintCall, InpaintConfig
 from worldsim.painting.painter import check_inputs, keep_known
 from worldsim.protocols import DepthEstimator, PainterIdentity, PainterSpec, PaintInputs, Setting
 from worldsim.runtime.json_config import to_json
-from worldsim.runtime.rng import Purpose, bits
-from worldsim.state import Frame, MemoryView, checksum, concatenate, map_tensors
+from worldsim.runtime.rng import Purpose, whole_seeds
+from worldsim.state import (
+    Frame,
+    MemoryView,
+    checksum,
+    concatenate,
+    map_tensors,
+    weights_of_parts,
+)
 
 PLACE = "{attributes}"
 """Part of a prompt that the words of a place's attributes replace."""
@@ -100,14 +107,7 @@ class DiffusersPainter:
         """SHA-256 of the weights of the pipeline and the depth estimator, empty without weights."""
         parts = {**getattr(self.call.pipeline, "components", {})}
         parts["depth"] = getattr(getattr(self.depth, "pipeline", self.depth), "model", None)
-        weights = {
-            f"{name}.{key}": tensor
-            for name, part in parts.items()
-            if isinstance(part, nn.Module)
-            for key, tensor in part.state_dict().items()
-            # Weights that are offloaded piece by piece are not there to be read.
-            if not tensor.is_meta
-        }
+        weights = weights_of_parts(parts)
         return checksum(weights) if weights else ""
 
     def identify(self) -> PainterIdentity:
@@ -294,8 +294,8 @@ def view_inputs(inputs: PaintInputs, place: int, view: int) -> PaintInputs:
 
 def view_seeds(seed: Tensor, step: Tensor, views: int) -> list[int]:
     """Return one seed in [0, 2^63) per view. seed, step: (1,) int64."""
-    high, low, _, _ = bits(seed, step, Purpose.PAINT, views)
-    return ((high[0] << 31) ^ low[0]).tolist()
+    found: list[int] = whole_seeds(seed, step, Purpose.PAINT, views)[0].tolist()
+    return found
 
 
 def painting_order(views: Sequence[PaintInputs]) -> list[int]:

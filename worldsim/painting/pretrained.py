@@ -7,6 +7,7 @@ from safetensors only, and nothing in a folder or a repository runs code.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -167,18 +168,36 @@ def _load_pipeline(folder: Path, device: torch.device) -> Any:
     paints = "mask_image" in inspect.signature(found.__call__).parameters
     loader: Any = diffusers.DiffusionPipeline if paints else diffusers.AutoPipelineForInpainting
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return read_pipeline(
+        folder,
+        lambda **settings: loader.from_pretrained(folder, **settings).to(device, dtype),
+        dtype,
+        " as an inpainting pipeline",
+    )
+
+
+def read_pipeline(
+    folder: Path, load: Callable[..., Any], dtype: torch.dtype, kind: str = ""
+) -> Any:
+    """Read a pipeline from a checked folder, in the first variant of its weights that is there.
+
+    load: reads it, with the arguments of diffusers' ``from_pretrained``.
+    kind: what it is read as, for the error.
+
+    Raises DamagedFileError.
+    """
     settings = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
     errors: list[Exception] = []
     for variant in VARIANTS:
         try:
-            pipeline = loader.from_pretrained(folder, variant=variant, **settings)
+            pipeline = load(variant=variant, **settings)
             pipeline.set_progress_bar_config(disable=True)
-            return pipeline.to(device, dtype)
+            return pipeline
         except LOADING_ERRORS as error:
             errors.append(error)
     raise DamagedFileError(
-        f"{folder} cannot be loaded as an inpainting pipeline ({type(errors[0]).__name__}: "
-        f"{errors[0]}): its parts must be those of its {INDEX}, with weights as safetensors."
+        f"{folder} cannot be loaded{kind} ({type(errors[0]).__name__}: {errors[0]}): its parts "
+        f"must be those of its {INDEX}, with weights as safetensors."
     ) from errors[0]
 
 

@@ -15,13 +15,13 @@ from typing import Annotated, Any, ClassVar
 import torch
 from annotated_types import Ge, Le
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldsim.errors import InvalidInputError, OutOfMemoryError, WorldsimError
 from worldsim.protocols import VideoInputs, VideoSpec
 from worldsim.runtime.json_config import check_ranges, content_sha256, to_json
 from worldsim.runtime.ranges import NotNegative
-from worldsim.state import checksum
+from worldsim.state import checksum, weights_of_parts
 
 EMBEDDINGS = (
     "prompt_embeds",
@@ -133,9 +133,17 @@ class VideoAdapter(ABC):
                 f"{self.divisor} pixels, not {height}x{width}."
             )
 
-    @abstractmethod
     def check_lengths(self, spec: VideoSpec) -> None:
-        """Raise InvalidInputError unless the pipeline can generate clips of these lengths."""
+        """Raise InvalidInputError unless the pipeline can generate clips of these lengths.
+
+        By default past and chunk are whole latent frames each: k n + 1 and k m frames, where k
+        frames are one latent frame and the very first frame is one of its own.
+        """
+        step = self.temporal()
+        self.require(
+            spec.past % step == 1 % step and spec.frames % step == 0,
+            f"past must be a multiple of {step}, plus 1, and frames a multiple of {step}.",
+        )
 
     @abstractmethod
     def generate(self, inputs: VideoInputs) -> Tensor:
@@ -147,14 +155,6 @@ class VideoAdapter(ABC):
 
     @cached_property
     def _identity(self) -> str:
-        weights = {
-            f"{name}.{key}": tensor
-            for name, part in self.pipeline.components.items()
-            if isinstance(part, nn.Module)
-            for key, tensor in part.state_dict().items()
-            # Weights that are offloaded piece by piece are not there to be read.
-            if not tensor.is_meta
-        }
         further = {
             name: checksum({"": value}) if isinstance(value, Tensor) else repr(value)
             for name, value in self.further.items()
@@ -168,7 +168,7 @@ class VideoAdapter(ABC):
                 "arguments": further,
                 "scheduler": type(scheduler).__name__,
                 "schedule": repr(sorted(dict(scheduler.config).items())),
-                "weights": checksum(weights),
+                "weights": checksum(weights_of_parts(self.pipeline.components)),
             }
         )
 

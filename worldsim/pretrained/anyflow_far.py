@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from worldsim.pretrained.adapter import VideoAdapter, as_video
-from worldsim.protocols import VideoInputs, VideoSpec
+from worldsim.protocols import VideoInputs
 
 LATENTS = 3
 """Latent frames per chunk of the published models, after a first chunk of one."""
@@ -25,14 +25,6 @@ class AnyFlowFAR(VideoAdapter):
     needs = ("video", "chunk_partition", "use_kv_cache")
     default_past, default_frames = 13, 12
     approach = True
-
-    def check_lengths(self, spec: VideoSpec) -> None:
-        """See :meth:`VideoAdapter.check_lengths`: 4k + 1 past frames, chunks of 4k."""
-        step = self.temporal()
-        self.require(
-            spec.past % step == 1 % step and spec.frames % step == 0,
-            f"past must be a multiple of {step}, plus 1, and frames a multiple of {step}.",
-        )
 
     def generate(self, inputs: VideoInputs) -> Tensor:
         """See :meth:`worldsim.protocols.VideoModel.generate`."""

@@ -107,11 +107,10 @@ def usable(
 
     distance_m, angle_rad: largest difference between the planned camera and the actual one.
     """
+    assert inputs.pose is not None
     frames = context.chunk.shape[1]
     left = context.position < frames
     same = (context.act == inputs.act).reshape(len(left), -1).all(1)
-    if inputs.pose is None:
-        return left & same
     rows = torch.arange(len(left), device=left.device)
     planned = context.planned[rows, context.position.clamp(max=frames - 1)]
     apart = (planned[:, :3, 3] - inputs.pose[:, :3, 3]).norm(dim=1)

@@ -52,7 +52,7 @@ from worldsim.protocols import (
 )
 from worldsim.runtime.json_config import check_ranges, content_sha256, to_json
 from worldsim.runtime.ranges import NotNegative
-from worldsim.runtime.rng import bits
+from worldsim.runtime.rng import whole_seeds
 from worldsim.state import Frame, MemoryView, map_tensors
 
 
@@ -182,7 +182,7 @@ class PretrainedDynamics:
         known = torch.stack([view.mask for view in views], 1)
         past = past_frames(context, inputs.last.rgb)
         approach = self._approach(inputs) if self.model.spec.approach else None
-        seeds = self._seeds(inputs)
+        seeds = whole_seeds(inputs.seed, inputs.step, inputs.purpose, 1)[:, 0].tolist()
 
         chunk, done = context.chunk.clone(), dict[bytes, int]()
         for row in missing:
@@ -229,11 +229,6 @@ class PretrainedDynamics:
         if inputs.look is None:
             return map_tensors(torch.zeros_like, inputs.view)
         return inputs.look(pose)
-
-    def _seeds(self, inputs: StepInputs) -> list[int]:
-        """Return a seed in [0, 2^63) per row, keyed by seed, step and purpose."""
-        high, low, _, _ = bits(inputs.seed, inputs.step, inputs.purpose, 1)
-        return ((high[:, 0] << 31) ^ low[:, 0]).tolist()
 
     def _checked(self, frames: Tensor) -> Tensor:
         """Return the frames of a chunk. Raises InvalidInputError for a wrong shape or dtype."""

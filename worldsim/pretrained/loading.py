@@ -11,13 +11,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from worldsim.errors import (
-    DamagedFileError,
     InvalidInputError,
     NotFoundError,
     OutOfMemoryError,
@@ -26,12 +26,11 @@ from worldsim.errors import (
 from worldsim.painting.depth import PipelineDepth
 from worldsim.painting.pretrained import (
     INDEX,
-    LOADING_ERRORS,
-    VARIANTS,
     check_pipeline_folder,
     find_depth,
     find_pipeline,
     load_depth,
+    read_pipeline,
     require_transformers,
 )
 from worldsim.pretrained.adapter import ClipConfig
@@ -271,22 +270,7 @@ def _load(folder: Path, device: torch.device, offload: Offload) -> Any:
     from diffusers import DiffusionPipeline
 
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    settings: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
-    errors: list[Exception] = []
-    for variant in VARIANTS:
-        try:
-            pipeline = DiffusionPipeline.from_pretrained(
-                folder, variant=variant, dtype=dtype, **settings
-            )
-            break
-        except LOADING_ERRORS as error:
-            errors.append(error)
-    else:
-        raise DamagedFileError(
-            f"{folder} cannot be loaded ({type(errors[0]).__name__}: {errors[0]}): its parts must "
-            f"be those of its {INDEX}, with weights as safetensors."
-        ) from errors[0]
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = read_pipeline(folder, partial(DiffusionPipeline.from_pretrained, folder), dtype)
     if device.type == "cpu" or offload == Offload.NONE:
         return pipeline.to(device)
     if offload == Offload.MODEL:

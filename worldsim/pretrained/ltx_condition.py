@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worldsim.painting.holes import fill_holes
 from worldsim.pretrained.adapter import VideoAdapter, as_pictures
-from worldsim.protocols import VideoInputs, VideoSpec
+from worldsim.protocols import VideoInputs
 
 LEAST = 0.1
 """Smallest share of the last view that the memory must cover for it to be a condition."""
@@ -32,14 +32,6 @@ class LTXCondition(VideoAdapter):
     def divisor(self) -> int:
         """See :attr:`VideoAdapter.divisor`."""
         return int(self.pipeline.vae_spatial_compression_ratio)
-
-    def check_lengths(self, spec: VideoSpec) -> None:
-        """See :meth:`VideoAdapter.check_lengths`: 8k + 1 past frames, chunks of 8k."""
-        step = self.temporal()
-        self.require(
-            spec.past % step == 1 % step and spec.frames % step == 0,
-            f"past must be a multiple of {step}, plus 1, and frames a multiple of {step}.",
-        )
 
     def generate(self, inputs: VideoInputs) -> Tensor:
         """See :meth:`worldsim.protocols.VideoModel.generate`."""

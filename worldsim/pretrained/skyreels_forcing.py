@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from worldsim.pretrained.adapter import VideoAdapter, as_pictures
-from worldsim.protocols import VideoInputs, VideoSpec
+from worldsim.protocols import VideoInputs
 
 
 class SkyReelsForcing(VideoAdapter):
@@ -21,14 +21,6 @@ class SkyReelsForcing(VideoAdapter):
     needs = ("video", "overlap_history", "addnoise_condition")
     default_past, default_frames = 17, 80
     approach = True
-
-    def check_lengths(self, spec: VideoSpec) -> None:
-        """See :meth:`VideoAdapter.check_lengths`: 4k + 1 past frames, chunks of 4k."""
-        step = self.temporal()
-        self.require(
-            spec.past % step == 1 % step and spec.frames % step == 0,
-            f"past must be a multiple of {step}, plus 1, and frames a multiple of {step}.",
-        )
 
     def generate(self, inputs: VideoInputs) -> Tensor:
         """See :meth:`worldsim.protocols.VideoModel.generate`."""

@@ -98,6 +98,15 @@ def bits(
     return philox4x32(*words, seed & _MASK, (seed >> 32) & _MASK)
 
 
+def whole_seeds(seed: Tensor, step: Tensor, purpose: Purpose, count: int) -> Tensor:
+    """Return seeds for other random generators, (b, count) int64 in [0, 2^63).
+
+    seed, step: (b,) int64.
+    """
+    high, low, _, _ = bits(seed, step, purpose, count)
+    return (high << 31) ^ low
+
+
 def _blocks_for(count: int) -> int:
     return max(1, math.ceil(count / (4 * _BLOCKS_MULTIPLE))) * _BLOCKS_MULTIPLE
 

@@ -188,6 +188,13 @@ def test_the_fingerprint_knows_weights_and_settings() -> None:
     assert fingerprint(world) != fingerprint(world.with_dynamics(num_inference_steps=2))
 
 
+def test_a_world_keeps_its_fingerprint_when_it_is_saved_and_loaded(tmp_path: Path) -> None:
+    """Files know lists where settings made in memory are tuples."""
+    world = make_tiny_world()
+    world.save_pretrained(tmp_path / "world")
+    assert fingerprint(World.from_pretrained(tmp_path / "world", "cpu")) == fingerprint(world)
+
+
 def test_a_setting_that_came_later_counts_where_it_is_set() -> None:
     """Snapshots of before it still belong to their world."""
     config = PointMemoryConfig(capacity=4096)

@@ -331,13 +331,18 @@ def fingerprint(world: World) -> str:
     modules: dict[str, Any] = world.modules()
     for part, module in sorted(modules.items()):
         settings = {
-            name: value
+            name: _as_in_a_file(value)
             for name, value in module.settings.items()
             if name not in LATER or LATER[name] != value
         }
         total.update(repr(sorted(settings.items())).encode())
         total.update(f"{part} {checksum(module.state_dict())}".encode())
     return total.hexdigest()
+
+
+def _as_in_a_file(value: Any) -> Any:
+    """Return a setting as a loaded world has it: JSON knows lists, not tuples."""
+    return [_as_in_a_file(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _read(path: Path, world: World | None = None) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -4,7 +4,7 @@ The environments: ``world_env`` (one dream), ``world_vector_env`` (a batch of th
 (Freedoom, the real twin of the shipped walks), ``tiny_room`` (small and exact, for tests). Their
 helpers: ``dream_common`` (of the two dreams), ``doom_geometry``, ``doom_survey`` and
 ``doom_textures`` (what Freedoom's maps hold). ``sb3`` shows vector environments to
-Stable-Baselines3.
+Stable-Baselines3; ``ray_vector`` spreads dreams over a cluster, in the processes of ``ray_hosts``.
 
 To add an environment:
 

@@ -61,7 +61,7 @@ def after_record(
 ) -> Ending:
     """The dataset; next, train on it."""
     blind = () if dataset.info.geometry else ("--no-memory",)
-    runs = Path("runs") / config.out.name
+    runs = Path("runs") / Path(config.out).name
     return Ending(
         str(config.out), (line("worldsim", "train", "--data", config.out, "--out", runs, *blind),)
     )
@@ -69,7 +69,7 @@ def after_record(
 
 def after_report(config: ReportConfig, _: object) -> Ending:
     """The report; next, train on the recording."""
-    runs = Path("runs") / config.data.name
+    runs = Path("runs") / Path(config.data).name
     return _figures(config, line("worldsim", "train", "--data", config.data, "--out", runs))
 
 

@@ -54,6 +54,7 @@ from worldsim.runtime.json_config import (
     read_json,
     write_sealed,
 )
+from worldsim.runtime.remote import Place
 from worldsim.runtime.spaces import space_of
 from worldsim.runtime.types import Array, JsonObject
 
@@ -417,6 +418,15 @@ class EpisodeDataset(Sequence[Episode]):
         return len(fresh)
 
     @property
+    def place(self) -> Place:
+        """Where the dataset is: a folder, or the URL of one."""
+        return self.path
+
+    def where(self, entry: ShardInfo) -> str:
+        """Return where a shard is, as text."""
+        return str(self.path / entry.file)
+
+    @property
     def frames(self) -> int:
         """Number of frames in all readable shards."""
         return sum(self.shards[i].frames for i in self._readable)
@@ -430,6 +440,10 @@ class EpisodeDataset(Sequence[Episode]):
     def damaged(self) -> tuple[str, ...]:
         """Names of the missing or damaged files that were skipped."""
         return tuple(sorted(self._damaged))
+
+    def infos(self) -> list[JsonObject]:
+        """Return the info of each readable episode."""
+        return [info for i in self._readable for info in self._infos_of(i)]
 
     def load_shard(self, index: int) -> Shard:
         """Return the tensors of shard ``index`` as read-only memory maps.
@@ -448,6 +462,13 @@ class EpisodeDataset(Sequence[Episode]):
                 )
             self._verified.add(index)
         return shard
+
+    def _infos_of(self, index: int) -> list[JsonObject]:
+        return self._open_shard(index).episodes
+
+    def release(self, index: int) -> None:
+        """Forget shard ``index``, so that the memory that its map takes can be freed."""
+        self._open.pop(index, None)
 
     def _open_shard(self, index: int) -> Shard:
         """Return shard ``index`` with its small tensors checked."""
@@ -533,6 +554,13 @@ class EpisodeDataset(Sequence[Episode]):
 
     def _index_shards(self, first: int) -> None:
         total = len(self)
+        for i in self._readable_from(first):
+            total += self.shards[i].episodes
+            self._readable.append(i)
+            self._episode_ends.append(total)
+
+    def _readable_from(self, first: int) -> Iterator[int]:
+        """Open the shards from ``first`` on; yields the indices of the readable ones."""
         for i in range(first, len(self.shards)):
             try:
                 self._open_shard(i)
@@ -541,12 +569,10 @@ class EpisodeDataset(Sequence[Episode]):
                     # Forgotten again, so that a later refresh meets it anew.
                     self.shards = self.shards[:i]
                     raise
-                warnings.warn(f"Skipped: {error}", stacklevel=3)
+                warnings.warn(f"Skipped: {error}", stacklevel=4)
                 self._damaged.add(self.shards[i].file)
                 continue
-            total += self.shards[i].episodes
-            self._readable.append(i)
-            self._episode_ends.append(total)
+            yield i
 
 
 class EpisodeWriter:
@@ -621,7 +647,7 @@ class EpisodeWriter:
         self.flush()
 
 
-def require_same_info(path: Path, known: DatasetInfo, wanted: DatasetInfo) -> None:
+def require_same_info(path: Place, known: DatasetInfo, wanted: DatasetInfo) -> None:
     """Raise :class:`InvalidInputError` if a dataset's info differs from that of new episodes.
 
     The error names the first field that differs.

@@ -57,8 +57,9 @@ class RecordConfig:
     env_id: str
     """Gymnasium id, such as ``worldsim/FreedoomReal-v0``; ``module:Name-v0`` imports ``module``
     first."""
-    out: Path
-    """Folder of the dataset. If it holds part of the same recording, the recording resumes."""
+    out: str | Path
+    """Folder of the dataset, or a URL of one, such as ``s3://bucket/folder`` (extra ``cluster``).
+    If it holds part of the same recording, the recording resumes."""
     frames: Count = 100_000
     """Number of frames to record. Whole shards are recorded, so there are a few more."""
     workers: Workers = field(default_factory=lambda: os.cpu_count() or 1)
@@ -102,6 +103,11 @@ class RecordConfig:
     """Number of consecutive episodes on one map, since loading a map takes time. If ``info`` names
     a ``map``, the next resets request it with ``{"map": ...}``. 1 leaves every choice to the
     environment."""
+    cluster: str | None = None
+    """Play on the machines of a Ray cluster (extra ``cluster``), one environment per CPU, instead
+    of in ``workers`` here: ``host:port`` of its head, ``auto`` for the cluster that RAY_ADDRESS
+    names or that runs on this machine, or ``local`` to start one here. ``out`` must be a URL, or a
+    folder that all its machines share."""
     engine_timeout_s: Positive = ENGINE_TIMEOUT_S
     """Time limit in seconds of one call of the environment (make, reset, step, close). After it,
     the engine is killed and the episode repeated. Has no effect with ``workers 0``."""

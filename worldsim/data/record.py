@@ -1,5 +1,6 @@
 """Records datasets: plays an environment in many processes and stores the episodes.
 
+The processes are on this machine or on those of a Ray cluster.
 The content of a shard depends on the settings, the seed and the shard's number only, never on which
 process plays it or when. An interrupted recording that is resumed therefore equals, bit for bit,
 one that was not interrupted.
@@ -17,26 +18,27 @@ from functools import partial
 from pathlib import Path
 
 from worldsim.data.dataset import (
-    INDEX_FILE,
     DatasetInfo,
     EpisodeDataset,
     ShardInfo,
-    read_index,
     require_same_info,
     shard_name,
-    write_index,
-    write_shard,
 )
 from worldsim.data.play import Player, RecordConfig
+from worldsim.data.remote import (
+    get_index,
+    has_dataset,
+    has_shard,
+    open_dataset,
+    put_index,
+    put_shard,
+)
 from worldsim.data.report import add_report
 from worldsim.errors import InvalidInputError
-from worldsim.runtime.files import (
-    make_writable_folder,
-    remove_unfinished,
-    sha256_of,
-    storage_errors,
-)
+from worldsim.runtime.cluster import ClusterPool, Pool
+from worldsim.runtime.files import make_writable_folder, remove_unfinished
 from worldsim.runtime.progress import Progress, say
+from worldsim.runtime.remote import Place, place_of
 from worldsim.runtime.workers import TRIES, Engine, WorkerPool, report
 
 __all__ = ["RecordConfig", "record"]
@@ -61,30 +63,37 @@ def record(config: RecordConfig) -> EpisodeDataset:
     The report of a complete recording (:mod:`worldsim.data.report`) is stored in its
     ``dataset.json``, and printed.
     Nothing is written before the environment has been created and reset once. Raises StorageError
-    if the disk is full or read-only, and EngineError if the environment fails at once.
+    if the disk is full or read-only or a store cannot be reached, and EngineError if the
+    environment fails at once.
     """
-    count = min(config.workers, config.shards)
-    with (
-        contextlib.ExitStack() as last,
-        WorkerPool(count, partial(Player, config), config.engine_timeout_s) as workers,
-    ):
+    out = place_of(config.out)
+    with contextlib.ExitStack() as last, _pool(config) as workers:
         ((_, info),) = workers.run(_describe, [()])
-        last.enter_context(_only_recorder(make_writable_folder(config.out)))
-        known = _known_shards(config.out, info)
-        # Once the workers have ended: one that is killed leaves what it was writing.
-        last.callback(remove_unfinished, config.out)
-        _record_shards(config, info, known, workers)
+        if isinstance(out, Path):
+            last.enter_context(_only_recorder(make_writable_folder(out)))
+            # Once the workers have ended: one that is killed leaves what it was writing.
+            last.callback(remove_unfinished, out)
+        known = _known_shards(out, info)
+        _record_shards(config, out, info, known, workers)
         # Its shards were written, or compared with their checksums, a moment ago.
-        found = add_report(EpisodeDataset(config.out, verify=False))
+        found = add_report(open_dataset(out, verify=False))
     say(found.text())
-    return EpisodeDataset(config.out)
+    return open_dataset(out)
+
+
+def _pool(config: RecordConfig) -> WorkerPool[Player] | ClusterPool[Player]:
+    make = partial(Player, config)
+    if config.cluster is not None:
+        return ClusterPool(config.cluster, make, config.engine_timeout_s)
+    return WorkerPool(min(config.workers, config.shards), make, config.engine_timeout_s)
 
 
 def _record_shards(
     config: RecordConfig,
+    out: Place,
     info: DatasetInfo,
     known: dict[str, ShardInfo],
-    workers: WorkerPool[Player],
+    workers: Pool,
 ) -> None:
     dropped = finished = 0
     done, ended = dict(known), Counter[int]()
@@ -94,7 +103,7 @@ def _record_shards(
             played = finished + workers.progress if here is None else here
             bar.move_to(played, f"{dropped} episodes dropped" if dropped else "")
 
-        tasks = [(config.out, i, known.get(shard_name(i))) for i in range(config.shards)]
+        tasks = [(out, i, known.get(shard_name(i))) for i in range(config.shards)]
 
         def died(shard: int, cause: str) -> None:
             ended[shard] += 1
@@ -110,17 +119,16 @@ def _record_shards(
             finished += result.shard.frames
             if not result.kept:
                 done[result.shard.file] = result.shard
-                with storage_errors(config.out / INDEX_FILE):
-                    write_index(config.out, info, [done[name] for name in sorted(done)])
+                put_index(out, info, [done[name] for name in sorted(done)])
         # Whole shards: a few frames more than were asked for.
         bar.total = finished
         show(finished)
 
 
-def _known_shards(out: Path, info: DatasetInfo) -> dict[str, ShardInfo]:
-    if not (out / INDEX_FILE).exists():
+def _known_shards(out: Place, info: DatasetInfo) -> dict[str, ShardInfo]:
+    if not has_dataset(out):
         return {}
-    old, shards = read_index(out)
+    old, shards = get_index(out)
     require_same_info(out, old, info)
     return {s.file: s for s in shards}
 
@@ -130,15 +138,13 @@ def _describe(player: Engine[Player]) -> DatasetInfo:
 
 
 def _finish_shard(
-    player: Engine[Player], out: Path, index: int, expected: ShardInfo | None
+    player: Engine[Player], out: Place, index: int, expected: ShardInfo | None
 ) -> ShardResult:
-    """Keep shard ``index`` if it is on disk as ``expected`` says, else record it."""
-    path = out / shard_name(index)
-    if expected is not None and path.is_file() and sha256_of(path) == expected.sha256:
+    """Keep shard ``index`` if it is in ``out`` as ``expected`` says, else record it."""
+    if expected is not None and has_shard(out, expected):
         return ShardResult(expected, kept=True, dropped=0)
     episodes, dropped = player.play(lambda one: one.shard(index, report))
-    with storage_errors(path):
-        return ShardResult(write_shard(out, index, episodes), kept=False, dropped=dropped)
+    return ShardResult(put_shard(out, index, episodes), kept=False, dropped=dropped)
 
 
 @contextlib.contextmanager

@@ -12,13 +12,15 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 import gymnasium as gym
 import numpy as np
 
 from worldsim.data.action_lag import ActionLag, measure_action_lag, spread
-from worldsim.data.dataset import DatasetInfo, EpisodeDataset, write_index
+from worldsim.data.dataset import DatasetInfo, EpisodeDataset
 from worldsim.data.episode import Episode, measure_alignment
+from worldsim.data.remote import open_dataset, put_index
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.json_config import to_json, write_json
 from worldsim.runtime.progress import say
@@ -139,8 +141,8 @@ class RecordingReport:
 class ReportConfig:
     """Say what a recording holds, and whether a world can learn from it."""
 
-    data: Path
-    """Folder of the recording."""
+    data: str | Path
+    """Folder of the recording, or its URL."""
     json: Path | None = None
     """File for the report, as JSON."""
 
@@ -150,7 +152,7 @@ def report(config: ReportConfig) -> RecordingReport:
 
     Raises NotFoundError or DamagedFileError.
     """
-    found = measure_recording(EpisodeDataset(config.data))
+    found = measure_recording(open_dataset(config.data))
     if config.json is not None:
         write_json(config.json, to_json(found))
     print(found.text())
@@ -167,10 +169,10 @@ def add_report(dataset: EpisodeDataset) -> RecordingReport:
     found = measure_recording(dataset)
     info = dataclasses.replace(dataset.info, report=to_json(found))
     if info != dataset.info:
-        write_index(dataset.path, info, dataset.shards)
+        put_index(dataset.place, info, dataset.shards)
         dataset.info = info
     for sentence in found.warnings:
-        warnings.warn(f"{dataset.info.env_id or dataset.path}: {sentence}", stacklevel=3)
+        warnings.warn(f"{dataset.info.env_id or dataset.place}: {sentence}", stacklevel=3)
     return found
 
 
@@ -200,7 +202,7 @@ def training_warnings(dataset: EpisodeDataset) -> list[str]:
 def measure_recording(dataset: EpisodeDataset) -> RecordingReport:
     """Measure what a recording holds. Raises InvalidInputError if it is empty."""
     if not len(dataset):
-        raise InvalidInputError(f"{dataset.path} holds no episodes yet: record more")
+        raise InvalidInputError(f"{dataset.place} holds no episodes yet: record more")
     info = dataset.info
     act, rew, term, trunc, lengths, policies = _transitions(dataset)
     rewards, events = _rewards(rew)
@@ -250,15 +252,36 @@ def _transitions(
 
 
 def _telling(dataset: EpisodeDataset) -> Sequence[Episode]:
-    """Return the episodes of policies that do not look, or all if there are none.
-
-    Episodes are views of memory maps: none is read.
-    """
-    return _blind(dataset) or dataset
+    """Return the episodes of policies that do not look, or all if there are none."""
+    chosen = _blind(dataset)
+    return _Chosen(dataset, chosen) if 0 < len(chosen) < len(dataset) else dataset
 
 
-def _blind(dataset: EpisodeDataset) -> list[Episode]:
-    return [e for e in dataset if e.info.get("policy", dataset.info.policy) in OPEN_LOOP]
+def _blind(dataset: EpisodeDataset) -> list[int]:
+    """Return the indices of the episodes of policies that do not look."""
+    policies = [info.get("policy", dataset.info.policy) for info in dataset.infos()]
+    return [i for i, policy in enumerate(policies) if policy in OPEN_LOOP]
+
+
+class _Chosen(Sequence[Episode]):
+    """Some episodes of a dataset, each read when it is asked for."""
+
+    def __init__(self, dataset: EpisodeDataset, indices: list[int]) -> None:
+        self._dataset, self._indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Episode: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Episode]: ...
+
+    def __getitem__(self, index: int | slice) -> Episode | list[Episode]:
+        if isinstance(index, slice):
+            return [self._dataset[i] for i in self._indices[index]]
+        return self._dataset[self._indices[index]]
 
 
 def _rewards(rew: Array) -> tuple[RewardReport, Array]:

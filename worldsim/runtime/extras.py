@@ -19,6 +19,8 @@ EXTRAS = {
     "fastapi": "play",
     "uvicorn": "play",
     "websockets": "play",
+    "ray": "cluster",
+    "s3fs": "cluster",
 }
 """By module, the extra of this distribution that installs it."""
 PACKAGES = {"ale_py": "ale-py"}

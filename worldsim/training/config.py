@@ -62,10 +62,10 @@ times that in float32."""
 class TrainConfig:
     """Options of ``worldsim train``."""
 
-    data: tuple[Path, ...]
+    data: tuple[str | Path, ...]
     """Folders of recordings of one environment, or folders that contain such, for example the
-    rounds of several policies. Recordings may be in progress: new shards and new recordings are
-    added during training."""
+    rounds of several policies; or URLs of either, such as ``s3://bucket/folder``. Recordings may be
+    in progress: new shards and new recordings are added during training."""
     out: Path
     """Folder for checkpoints, logs, sample pictures and, in ``world/``, the trained world."""
     preset: str = "tiny"

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from worldsim.data.dataset import EpisodeDataset
+from worldsim.data.remote import has_dataset
 from worldsim.data.report import training_warnings
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.runtime.files import inside
+from worldsim.runtime.remote import Place, RemoteFolder, place_of
 from worldsim.runtime.types import JsonObject
 
 
-def list_folders(folders: Sequence[Path]) -> str:
+def list_folders(folders: Sequence[Place]) -> str:
     """Folders as error messages name them."""
     return ", ".join(map(str, folders))
 
@@ -37,7 +39,7 @@ def require_alike(datasets: Sequence[EpisodeDataset]) -> None:
             mine, its = getattr(first.info, name), getattr(other.info, name)
             if mine != its:
                 raise InvalidInputError(
-                    f"{first.path} and {other.path} cannot be used together: {name} is {mine!r} "
+                    f"{first.place} and {other.place} cannot be used together: {name} is {mine!r} "
                     f"in one, {its!r} in the other"
                 )
 
@@ -45,23 +47,29 @@ def require_alike(datasets: Sequence[EpisodeDataset]) -> None:
 def warn_of(dataset: EpisodeDataset) -> None:
     """Warn of what a world cannot learn from a recording, such as shifted actions."""
     for sentence in training_warnings(dataset):
-        warnings.warn(f"{dataset.path}: {sentence}", stacklevel=2)
+        warnings.warn(f"{dataset.place}: {sentence}", stacklevel=2)
 
 
-def recordings_in(folder: Path) -> list[Path]:
+def recordings_in(where: Place) -> list[Place]:
     """Return the recordings in a folder: itself, or those directly inside, such as a task's rounds.
 
     Empty if nothing was recorded.
+
+    where: the folder, or its URL.
     """
-    if (folder / "dataset.json").is_file():
+    folder = place_of(where)
+    if has_dataset(folder):
         return [folder]
+    if not isinstance(folder, Path):
+        inner = [f"{folder}/{name}" for name in RemoteFolder(folder).folders()]
+        return [url for url in inner if has_dataset(url)]
     return [
         inside(folder, name)
         for name in sorted(file.parent.name for file in folder.glob("*/dataset.json"))
     ]
 
 
-def require_recording(data: Path) -> None:
+def require_recording(data: Place) -> None:
     """Raise NotFoundError if the folder holds no recording."""
     if not recordings_in(data):
         raise NotFoundError(
@@ -69,7 +77,7 @@ def require_recording(data: Path) -> None:
         )
 
 
-def require_split(episodes: Sequence[JsonObject], split: str, folders: Sequence[Path]) -> None:
+def require_split(episodes: Sequence[JsonObject], split: str, folders: Sequence[Place]) -> None:
     """Raise InvalidInputError unless every episode that names a split names ``split``.
 
     episodes: the info of each episode.

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from worldsim.data.dataset import EpisodeDataset
+from worldsim.data.remote import open_dataset
 from worldsim.data.starts import write_starts
 from worldsim.diffusion.dynamics import DynamicsConfig
 from worldsim.diffusion.network import SpaceTimeTransformer
@@ -29,6 +30,7 @@ from worldsim.runtime.files import is_file, replacing, storage_errors
 from worldsim.runtime.json_config import read_json, to_json, write_json
 from worldsim.runtime.old_names import with_new_names
 from worldsim.runtime.progress import say
+from worldsim.runtime.remote import Place
 from worldsim.runtime.types import JsonObject
 from worldsim.training.buffer import FrameBuffer, Windows, augment, bytes_per_frame
 from worldsim.training.checkpoint import (
@@ -107,7 +109,7 @@ class Trainer:
             )
         self.config = config
         self.datasets: list[EpisodeDataset] = []
-        self.warned: set[Path] = set()
+        self.warned: set[Place] = set()
         self._find_recordings()
         self.dataset = self.datasets[0]
         self._settle()
@@ -327,14 +329,14 @@ class Trainer:
 
     def _find_recordings(self) -> None:
         """Add recordings that are new."""
-        known = {dataset.path for dataset in self.datasets}
-        folders = [
+        known = {dataset.place for dataset in self.datasets}
+        places = [
             one
-            for folder in self.config.data
-            for one in recordings_in(folder) or [folder]
+            for place in self.config.data
+            for one in recordings_in(place) or [place]
             if one not in known
         ]
-        self.datasets += [EpisodeDataset(folder) for folder in folders]
+        self.datasets += [open_dataset(place) for place in places]
         require_alike(self.datasets)
 
     def take_in(self) -> None:
@@ -347,7 +349,7 @@ class Trainer:
         for dataset in self.datasets:
             dataset.refresh()
             for index, shard in enumerate(dataset.shards):
-                file = str(dataset.path / shard.file)
+                file = dataset.where(shard)
                 if file in self.taken:
                     continue
                 arrays, episodes = dataset.load_shard(index)
@@ -359,12 +361,13 @@ class Trainer:
                 self.tally.add(arrays)
                 self.frames += shard.frames
                 self.taken.add(file)
+                dataset.release(index)
             if (
                 len(dataset)
-                and dataset.path not in self.warned
+                and dataset.place not in self.warned
                 and self.accelerator.is_main_process
             ):
-                self.warned.add(dataset.path)
+                self.warned.add(dataset.place)
                 warn_of(dataset)
         seed = self.config.seed * 1_000_003 + len(self.taken) * self.world_size + self.rank
         self._measure_outcomes()

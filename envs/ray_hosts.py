@@ -1,0 +1,269 @@
+"""Processes of a Ray cluster that hold batches of dreams, and their recovery.
+
+A :class:`Host` is one Ray actor. It loads a world once and holds any number of batches: the one of
+a :class:`worldsim.envs.ray_vector.RayVectorEnv`, and those of its forks. What a batch did since its
+last snapshot is kept here. An actor that is lost is started again, wherever Ray finds room, and
+repeats it. Dreams depend on their state and their actions alone, so what follows is the same bit by
+bit on a machine with the same kind of processor or GPU and the same versions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worldsim.envs.world_vector_env import WorldVectorEnv
+from worldsim.errors import EngineError
+from worldsim.runtime.types import Array, Batch, Info
+from worldsim.state import concatenate
+from worldsim.world.rows import fork_state
+from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
+from worldsim.world.world import bucket
+
+TRIES = 4
+"""A call is begun at most this often."""
+OF_WORLDS = (
+    *("device", "engine", "num_inference_steps", "paint", "painter"),
+    *("temperature", "threads", "uncertainty"),
+)
+"""Settings of an environment that make its world."""
+
+Call = tuple[str, tuple[Any, ...]]
+"""A method of :class:`Batches`, and its arguments after the batch's number."""
+
+
+class Batches:
+    """What runs in the actor: vector environments of one world, by number.
+
+    settings: arguments of :class:`worldsim.envs.world_vector_env.WorldVectorEnv`, without
+        ``num_envs``.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings, self._envs = settings, dict[int, WorldVectorEnv]()
+        self._first: WorldVectorEnv | None = None
+
+    def make(self, number: int, num_envs: int, changes: dict[str, Any]) -> dict[str, Any]:
+        """Make a batch; returns its ``metadata`` and single spaces.
+
+        changes: settings that differ from those of the first one.
+        """
+        settings = {**self._settings, **changes}
+        if self._first is not None:
+            # The world is loaded, and its settings are made, once.
+            settings = {name: value for name, value in settings.items() if name not in OF_WORLDS}
+            settings["world"] = self._first.world
+        env = WorldVectorEnv(num_envs, **settings)
+        self._first, self._envs[number] = self._first or env, env
+        return {
+            "metadata": env.metadata,
+            "observation_space": env.single_observation_space,
+            "action_space": env.single_action_space,
+        }
+
+    def reset(self, number: int, seeds: list[int | None], options: Info) -> tuple[Batch, Info]:
+        """Reset a batch."""
+        return self._envs[number].reset(seed=seeds, options=options)
+
+    def step(self, number: int, actions: Batch) -> tuple[Batch, Batch, Batch, Batch, Info]:
+        """Step a batch."""
+        return self._envs[number].step(actions)
+
+    def look(self, number: int) -> tuple[Batch, Info]:
+        """Return the newest frames of a batch, as a reset of none of its environments would."""
+        return np.stack(_frames(self._envs[number])), {}
+
+    def render(self, number: int) -> tuple[NDArray[np.uint8], ...] | None:
+        """Return the newest frames of a batch."""
+        env = self._envs[number]
+        return None if env.render_mode is None else _frames(env)
+
+    def snapshot(self, number: int) -> Snapshot:
+        """Return a snapshot of a batch on the CPU, without rows of padding."""
+        env = self._envs[number]
+        whole = env.snapshot()
+        return part_of(whole, np.arange(env.num_envs))
+
+    def restore(self, number: int, snapshot: Snapshot) -> None:
+        """Restore a snapshot, which has no rows of padding."""
+        env = self._envs[number]
+        padded = env.world.pad(snapshot.state.to(env.world.device), bucket(env.num_envs))
+        env.restore(
+            Snapshot(
+                padded,
+                snapshot.elapsed,
+                snapshot.resetting,
+                snapshot.generators,
+                weights=snapshot.weights,
+            )
+        )
+
+    def fork(self, number: int, index: int, n: int, randomness: str) -> Snapshot:
+        """Return the snapshot of ``n`` futures of one dream of a batch."""
+        env = self._envs[number]
+        copies = fork_state(env.world, env.state, index, n, randomness, env.np_random[index])
+        elapsed = env.snapshot().elapsed[index]
+        return Snapshot(
+            state=copies.to("cpu"),
+            elapsed=np.full(n, elapsed),
+            resetting=np.zeros(n, bool),
+            generators=tuple(np.random.default_rng().bit_generator.state for _ in range(n)),
+            weights=env.world.weights_id,
+        )
+
+    def file_of(self, number: int, snapshot: Snapshot) -> bytes:
+        """Return the content of a file with a snapshot of any number of environments."""
+        world = self._envs[number].world
+        count = len(snapshot.elapsed)
+        padded = world.pad(snapshot.state.to(world.device), bucket(count))
+        whole = Snapshot(padded, snapshot.elapsed, snapshot.resetting, snapshot.generators)
+        with TemporaryDirectory() as folder:
+            return save_snapshot(whole, world, Path(folder) / "snapshot").read_bytes()
+
+    def read_file(self, number: int, content: bytes) -> Snapshot:
+        """Return the snapshot in a file's content, without rows of padding."""
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "snapshot"
+            path.write_bytes(content)
+            whole = load_snapshot(path, self._envs[number].world)
+        return part_of(whole, np.arange(len(whole.elapsed)))
+
+    def close(self, number: int) -> None:
+        """Forget a batch."""
+        self._envs.pop(number, None)
+
+
+def _frames(env: WorldVectorEnv) -> tuple[NDArray[np.uint8], ...]:
+    frames = env.state.frame.rgb[: env.num_envs].permute(0, 2, 3, 1).cpu().numpy()
+    return tuple(frames.copy())
+
+
+def part_of(snapshot: Snapshot, rows: Array) -> Snapshot:
+    """Return some environments of a snapshot, on the CPU."""
+    return Snapshot(
+        state=snapshot.state.select(torch.from_numpy(rows)).to("cpu"),
+        elapsed=snapshot.elapsed[rows],
+        resetting=snapshot.resetting[rows],
+        generators=tuple(snapshot.generators[i] for i in rows),
+        weights=snapshot.weights,
+    )
+
+
+def join(parts: list[Snapshot]) -> Snapshot:
+    """Return one snapshot of the environments of all ``parts``, in order."""
+    return Snapshot(
+        state=concatenate([one.state for one in parts]),
+        elapsed=np.concatenate([one.elapsed for one in parts]),
+        resetting=np.concatenate([one.resetting for one in parts]),
+        generators=tuple(state for one in parts for state in one.generators),
+        weights=parts[0].weights,
+    )
+
+
+@dataclass
+class _Log:
+    """How to make a batch again.
+
+    made: arguments of :meth:`Batches.make` after the number.
+    base: the last snapshot, None for a batch that starts with the first of ``calls``.
+    calls: what changed it since.
+    """
+
+    made: tuple[Any, ...]
+    base: Snapshot | None = None
+    calls: list[Call] = field(default_factory=list)
+
+
+class Host:
+    """One actor, started again when it is lost, and what it takes to restore its batches.
+
+    ray: the module, connected to a cluster.
+    settings: see :class:`Batches`.
+    resources: options of the actor, such as ``{"num_cpus": 1, "num_gpus": 0.5}``.
+    """
+
+    def __init__(self, ray: Any, settings: dict[str, Any], resources: dict[str, Any]) -> None:
+        self._ray, self._settings, self._resources = ray, settings, resources
+        self._logs: dict[int, _Log] = {}
+        self.losses = 0
+        """Number of times that the actor was lost."""
+        self._start()
+
+    def begin(self, number: int, method: str, *arguments: Any) -> tuple[int, Call, Any]:
+        """Call a method of the actor without waiting; give what is returned to :meth:`get`."""
+        if method == "make":
+            self._logs[number] = _Log(arguments)
+        reference = getattr(self._actor, method).remote(number, *arguments)
+        return number, (method, arguments), reference
+
+    def get(self, begun: tuple[int, Call, Any]) -> Any:
+        """Return a call's result. If the actor is lost, restore it and make the call again.
+
+        Raises what the call raises, or EngineError after :data:`TRIES` losses in a row.
+        """
+        number, (method, arguments), reference = begun
+        errors = self._ray.exceptions
+        for _ in range(TRIES):
+            try:
+                result = self._ray.get(reference)
+                break
+            except errors.RayTaskError as error:
+                raise (error.cause or error) from None
+            except (errors.RayActorError, errors.ObjectLostError) as error:
+                lost: Exception = error
+                self.losses += 1
+                reference = self._again(number, method, arguments)
+        else:
+            raise EngineError(
+                f"a process of the cluster, with {self._envs} dreams, was lost {TRIES} times in a "
+                f"row ({lost}). Lost are the steps since the last snapshot: see Ray's logs, and "
+                f"restore a snapshot in a new environment."
+            )
+        self._keep(number, method, arguments, result)
+        return result
+
+    def close(self, number: int) -> None:
+        """Forget a batch; the actor ends with its last one."""
+        self._logs.pop(number, None)
+        if self._logs:
+            self._actor.close.remote(number)
+        else:
+            self._ray.kill(self._actor)
+
+    @property
+    def _envs(self) -> int:
+        return sum(log.made[0] for log in self._logs.values())
+
+    def _start(self) -> None:
+        self._actor = self._ray.remote(**self._resources)(Batches).remote(self._settings)
+
+    def _again(self, number: int, method: str, arguments: tuple[Any, ...]) -> Any:
+        """Start the actor anew, repeat what its batches did, and call ``method`` again."""
+        self._start()
+        for one, log in self._logs.items():
+            if (one, method) != (number, "make"):
+                self._actor.make.remote(one, *log.made)
+            if log.base is not None:
+                self._actor.restore.remote(one, log.base)
+            for name, given in log.calls:
+                getattr(self._actor, name).remote(one, *given)
+        return getattr(self._actor, method).remote(number, *arguments)
+
+    def _keep(self, number: int, method: str, arguments: tuple[Any, ...], result: Any) -> None:
+        log = self._logs[number]
+        if method == "snapshot":
+            log.base, log.calls = result, []
+        elif method == "restore":
+            log.base, log.calls = arguments[0], []
+        elif method == "reset" and None not in arguments[0] and "reset_mask" not in arguments[1]:
+            # What was before has no effect.
+            log.base, log.calls = None, [(method, arguments)]
+        elif method in ("reset", "step", "fork"):
+            # A fork draws seeds.
+            log.calls.append((method, arguments))

@@ -1,0 +1,301 @@
+"""Many generated worlds on the machines of a Ray cluster, as one Gymnasium vector environment."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from worldsim.envs.ray_hosts import Host, join, part_of
+from worldsim.errors import InvalidInputError
+from worldsim.runtime.arguments import whole
+from worldsim.runtime.cluster import AUTO, connected
+from worldsim.runtime.files import read_bytes, write_bytes
+from worldsim.runtime.options import check_options
+from worldsim.runtime.types import Array, Batch, Info
+from worldsim.world.snapshots import Snapshot
+
+_numbers = itertools.count()
+SEEDS = 2**31
+"""Seeds that are drawn where none is given lie below this."""
+
+
+class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
+    """``num_envs`` dreams in ``workers`` processes of a Ray cluster.
+
+    Environment i behaves as environment i of a
+    :class:`worldsim.envs.world_vector_env.WorldVectorEnv` with the same seeds: bit by bit if the
+    batches have the same computed size, up to rounding otherwise (see there). Observations,
+    infos, autoreset and final observations are as there; arrays are NumPy's.
+
+    A process that is lost, with its machine or without, is started again from its last snapshot and
+    repeats the steps since, so that the next observation is the one that it would have given. If
+    that fails :data:`worldsim.envs.ray_hosts.TRIES` times, EngineError says what is lost.
+
+    num_envs: number of environments, at least ``workers``.
+    workers: number of processes, with about the same number of environments each.
+    cluster: address of the cluster: ``auto``, ``local``, or ``host:port``
+        (:func:`worldsim.runtime.cluster.connected`).
+    num_cpus, num_gpus: what each process takes of its machine; a fraction of a GPU shares it. Ray
+        shows a process the GPUs that it was given.
+    snapshot_every: steps between two snapshots of a process, which are kept here; a lost process
+        repeats at most so many steps. None takes none: everything since the last reset of all
+        environments is repeated.
+    settings: all other arguments are those of ``WorldVectorEnv``, such as ``world`` (a name or a
+        folder that all machines have), ``autoreset_mode`` and ``max_episode_steps``.
+
+    Raises MissingDependencyError without Ray, NotFoundError if no cluster answers.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        workers: int = 2,
+        cluster: str = AUTO,
+        num_cpus: float = 1,
+        num_gpus: float = 0,
+        snapshot_every: int | None = 64,
+        render_mode: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        workers = whole("workers", workers, 1, 100_000)
+        self.num_envs = whole("num_envs", num_envs, workers, 10_000_000)
+        if snapshot_every is not None:
+            snapshot_every = whole("snapshot_every", snapshot_every, 1, 2**31, "steps")
+        if settings.get("output", "numpy") != "numpy":
+            raise InvalidInputError("RayVectorEnv gives NumPy arrays: leave out output")
+        self._left = ExitStack()
+        ray = self._left.enter_context(connected(cluster))
+        resources = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        settings = {**settings, "render_mode": render_mode}
+        hosts = [Host(ray, settings, resources) for _ in range(workers)]
+        self._begin(hosts, snapshot_every, render_mode, {})
+
+    def _begin(
+        self,
+        hosts: Sequence[Host],
+        snapshot_every: int | None,
+        render_mode: str | None,
+        changes: dict[str, Any],
+    ) -> None:
+        """Make the batches in the hosts, and set the attributes of a vector environment."""
+        self._number, self._hosts = next(_numbers), tuple(hosts)
+        self._rows = np.array_split(np.arange(self.num_envs), len(hosts))
+        self._snapshot_every, self.render_mode = snapshot_every, render_mode
+        self._steps, self._seeded = 0, np.zeros(self.num_envs, bool)
+        made = self._all("make", [(len(rows), changes) for rows in self._rows])[0]
+        self.metadata = made["metadata"]
+        self.single_observation_space = made["observation_space"]
+        self.single_action_space = made["action_space"]
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    @property
+    def losses(self) -> int:
+        """Number of times that one of the processes was lost and restored."""
+        return sum(host.losses for host in self._hosts)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: Info | None = None
+    ) -> tuple[Batch, Info]:
+        """Begin new dreams, as :meth:`WorldVectorEnv.reset` does; ``reset_mask`` included."""
+        options = check_options(options)
+        mask = options.pop("reset_mask", None)
+        if mask is not None:
+            mask = _as_mask(mask, self.num_envs)
+        seeds = self._seeds(seed)
+        chosen = [rows if mask is None or mask[rows].any() else None for rows in self._rows]
+        given = [
+            {**options, **({} if mask is None else {"reset_mask": mask[rows]})}
+            for rows in self._rows
+        ]
+        begun = [
+            host.begin(self._number, "reset", [seeds[i] for i in rows], one)
+            if picked is not None
+            else host.begin(self._number, "look")
+            for host, rows, picked, one in zip(self._hosts, self._rows, chosen, given, strict=True)
+        ]
+        results = [host.get(one) for host, one in zip(self._hosts, begun, strict=True)]
+        frames, infos = zip(*results, strict=True)
+        return np.concatenate(frames), self._join_infos(infos)
+
+    def step(self, actions: Batch) -> tuple[Batch, Batch, Batch, Batch, Info]:
+        """Step every environment by one frame."""
+        actions = self._check(actions)
+        results = self._all("step", [(actions[rows],) for rows in self._rows])
+        self._steps += 1
+        if self._snapshot_every is not None and self._steps % self._snapshot_every == 0:
+            # Kept by the hosts.
+            self._all("snapshot")
+        frames, rewards, terminations, truncations, infos = zip(*results, strict=True)
+        return (
+            np.concatenate(frames),
+            np.concatenate(rewards),
+            np.concatenate(terminations),
+            np.concatenate(truncations),
+            self._join_infos(infos),
+        )
+
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
+        """Return the newest frames, one (h, w, 3) uint8 array per environment.
+
+        None unless the render mode is ``rgb_array``.
+        """
+        if self.render_mode is None:
+            return None
+        return tuple(frame for part in self._all("render") for frame in part)
+
+    def snapshot(self) -> Snapshot:
+        """All environments, on the CPU. :meth:`restore` takes it with any number of workers."""
+        return join(self._all("snapshot"))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Restore a snapshot of as many environments of the same world."""
+        if not isinstance(snapshot, Snapshot) or len(snapshot.elapsed) != self.num_envs:
+            raise InvalidInputError(
+                f"restore takes a snapshot of {self.num_envs} environments, got "
+                + (
+                    f"one of {len(snapshot.elapsed)}"
+                    if isinstance(snapshot, Snapshot)
+                    else type(snapshot).__name__
+                )
+            )
+        self._all("restore", [(part_of(snapshot, rows),) for rows in self._rows])
+        self._seeded[:] = True
+
+    def save(self, path: str | Path) -> Path:
+        """Write a snapshot of all environments to a file, atomically.
+
+        It is the file that ``WorldVectorEnv.save`` writes.
+        """
+        host = self._hosts[0]
+        content = host.get(host.begin(self._number, "file_of", self.snapshot()))
+        write_bytes(path, content)
+        return Path(path)
+
+    def load(self, path: str | Path) -> None:
+        """Restore a snapshot from :meth:`save` or from ``WorldVectorEnv.save``."""
+        host = self._hosts[0]
+        self.restore(host.get(host.begin(self._number, "read_file", read_bytes(path))))
+
+    def fork(self, index: int, n: int, randomness: str = "common") -> RayVectorEnv:
+        """Return ``n`` futures of environment ``index``, spread over the same processes.
+
+        See :meth:`worldsim.envs.world_env.WorldEnv.fork`. Autoreset is off.
+        """
+        index, n = whole("index", index, 0, self.num_envs - 1), whole("n", n, 1, 10_000_000)
+        place = next(i for i, rows in enumerate(self._rows) if index in rows)
+        host = self._hosts[place]
+        local = int(index - self._rows[place][0])
+        copies = host.get(host.begin(self._number, "fork", local, n, randomness))
+        futures = object.__new__(RayVectorEnv)
+        gym.vector.VectorEnv.__init__(futures)
+        futures.num_envs, futures._left = n, ExitStack()
+        changes = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
+        futures._begin(self._hosts[:n], self._snapshot_every, self.render_mode, changes)
+        futures.restore(copies)
+        return futures
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the processes, unless forks still use them, and the connection."""
+        for host in self._hosts:
+            host.close(self._number)
+        self._left.close()
+
+    def _all(self, method: str, arguments: Iterable[tuple[Any, ...]] | None = None) -> list[Any]:
+        """Call a method of all processes at once; returns the results in order."""
+        given = [()] * len(self._hosts) if arguments is None else arguments
+        begun = [
+            host.begin(self._number, method, *one)
+            for host, one in zip(self._hosts, given, strict=True)
+        ]
+        return [host.get(one) for host, one in zip(self._hosts, begun, strict=True)]
+
+    def _check(self, actions: Batch) -> Array:
+        """Return actions as an array; bad ones must not reach some of the processes only."""
+        found, space = np.asarray(actions), self.single_action_space
+        if isinstance(space, gym.spaces.Discrete):
+            fits = found.shape == (self.num_envs,) and np.issubdtype(found.dtype, np.integer)
+            inside = fits and bool(((found >= 0) & (found < space.n)).all())
+        else:
+            assert isinstance(space, gym.spaces.Box)
+            fits = found.shape == (self.num_envs, *space.shape) and found.dtype.kind in "iuf"
+            found = found.astype(np.float32) if fits else found
+            inside = fits and bool(((found >= space.low) & (found <= space.high)).all())
+        if not inside:
+            raise InvalidInputError(
+                f"actions of shape {found.shape}, {found.ravel()[:16].tolist()}, are not "
+                f"{self.num_envs} actions of {space}"
+            )
+        return found
+
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        """Return one seed for each environment; None goes on with the one that it had.
+
+        What was never seeded receives a seed here: its process could not draw it again.
+        """
+        if isinstance(seed, (int, np.integer)):
+            seeds: list[int | None] = [int(seed) + i for i in range(self.num_envs)]
+        else:
+            seeds = [None] * self.num_envs if seed is None else list(seed)
+        if len(seeds) != self.num_envs:
+            raise InvalidInputError(
+                f"a list of seeds needs one for each of the {self.num_envs} environments, got "
+                f"{len(seeds)}"
+            )
+        drawn = np.random.default_rng().integers(SEEDS, size=self.num_envs)
+        chosen = [
+            int(fresh) if given is None and not known else given
+            for given, known, fresh in zip(seeds, self._seeded, drawn, strict=True)
+        ]
+        self._seeded[:] = True
+        return chosen
+
+    def _join_infos(self, infos: Sequence[Info]) -> Info:
+        sizes = [len(rows) for rows in self._rows]
+        return join_infos(infos, sizes)
+
+
+def join_infos(infos: Sequence[Info], sizes: Sequence[int]) -> Info:
+    """Return Gymnasium's batched info of all batches from those of each.
+
+    A key that some batches lack is zero there (None for objects), and its ``_key`` is False.
+
+    sizes: number of environments of each batch.
+    """
+    joined: Info = {}
+    for key in dict.fromkeys(key for info in infos for key in info):
+        having = next(info[key] for info in infos if key in info)
+        if isinstance(having, dict):
+            joined[key] = join_infos([info.get(key, {}) for info in infos], sizes)
+            continue
+        like = np.asarray(having)
+        joined[key] = np.concatenate(
+            [
+                np.asarray(info[key]) if key in info else _nothing(size, like)
+                for info, size in zip(infos, sizes, strict=True)
+            ]
+        )
+    return joined
+
+
+def _nothing(size: int, like: Array) -> Array:
+    filler = None if like.dtype == object else 0
+    return np.full((size, *like.shape[1:]), filler, like.dtype)
+
+
+def _as_mask(mask: object, count: int) -> Array:
+    found = np.asarray(mask)
+    if found.shape != (count,) or found.dtype != np.bool_ or not found.any():
+        raise InvalidInputError(
+            f"reset_mask must be a bool array of shape ({count},) with a True in it, got {mask!r}"
+        )
+    return found

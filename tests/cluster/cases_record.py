@@ -1,0 +1,107 @@
+"""Recording on a cluster of two nodes. Run by tests/cluster/test_cluster.py."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worldsim.data.play import RecordConfig
+from worldsim.data.record import record
+from worldsim.data.remote import RemoteDataset, open_dataset
+from worldsim.errors import DamagedFileError, NotFoundError
+from worldsim.runtime.files import sha256_of
+from worldsim.runtime.remote import RemoteFolder
+
+SHARDS = 6
+
+
+def settings(out: str | Path, **changes: Any) -> RecordConfig:
+    """Six shards of some 80 frames."""
+    given = {"frames": SHARDS * 80, "frames_per_shard": 80, "episode_steps": 40, "min_travel": 0.0}
+    return RecordConfig(**{"env_id": "worldsim/TinyRoom-v0", "out": out, **given, **changes})
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Checksums of the files of a recording in this process."""
+    return checksums(record(settings(tmp_path_factory.mktemp("local"), workers=0)).path)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a folder in an S3 server on this machine."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    import fsspec
+
+    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("recordings")
+    yield "s3://recordings/rooms"
+    server.stop()
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+
+
+def test_to_a_store_and_from_there(
+    bucket: str, local: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By processes of this machine: the same bytes; resumed, read shard by shard, and checked."""
+    with pytest.raises(NotFoundError, match="No dataset"):
+        open_dataset(bucket)
+    record(settings(bucket, workers=0, frames=160))
+    dataset = record(settings(bucket, workers=0))
+    assert isinstance(dataset, RemoteDataset) and dataset.verify() == ()
+    remote = RemoteFolder(bucket)
+    assert {name: remote.sha256(name) for name in local} == local
+
+    frames = sum(len(episode) for episode in dataset)
+    assert frames == dataset.frames
+    # The present one, the next one, and two more.
+    assert len(list(dataset.path.glob("*.safetensors"))) <= 4
+
+    (tmp_path / "shard-00002.safetensors").write_bytes(b"something else")
+    remote.upload(tmp_path / "shard-00002.safetensors")
+    with pytest.raises(DamagedFileError, match="shard-00002"):
+        open_dataset(bucket).load_shard(2)
+    record(settings(bucket, workers=0))
+    assert remote.sha256("shard-00002.safetensors") == local["shard-00002.safetensors"]
+
+
+def test_a_node_is_killed(cluster: Any, local: dict[str, str], tmp_path: Path) -> None:
+    """Its shards are recorded again, on the others; no byte differs."""
+    out = tmp_path / "shared"
+    node = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+
+    def kill() -> None:
+        while not list(out.glob("shard-*.safetensors")):
+            time.sleep(0.05)
+        cluster.remove_node(node, allow_graceful=False)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    record(settings(out, cluster=cluster.address))
+    killer.join()
+    assert checksums(out) == local
+    assert not [name for name in os.listdir(out) if name.startswith(".")]
+
+
+def test_no_cluster() -> None:
+    with pytest.raises(NotFoundError, match="no Ray cluster answers"):
+        record(settings("unused", cluster="127.0.0.1:1"))

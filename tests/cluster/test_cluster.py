@@ -1,0 +1,42 @@
+"""Recording and dreaming on a Ray cluster, in a network namespace that reaches nothing outside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ALONE = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+
+
+def can_unshare() -> bool:
+    """Whether this system lets its users have networks of their own."""
+    return (
+        bool(shutil.which("unshare") and shutil.which("ip"))
+        and not subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["record", "vector"])
+def test_cases(name: str) -> None:
+    """One process for each file of cases: a cluster takes some twenty seconds to start."""
+    pytest.importorskip("ray", reason="needs the extra cluster")
+    if not can_unshare():
+        pytest.skip("needs unshare and ip, and a system that allows them")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    cases = subprocess.run(
+        [*ALONE, *command, str(HERE / f"cases_{name}.py")],
+        cwd=HERE.parents[1],
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(cases.stdout[-8000:], cases.stderr[-4000:])
+    assert cases.returncode == 0

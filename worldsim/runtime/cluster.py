@@ -1,0 +1,189 @@
+"""A pool of worker processes on the machines of a Ray cluster.
+
+It runs what a :class:`worldsim.runtime.workers.WorkerPool` runs on one machine.
+Ray places the tasks and repeats those whose machine is lost. On each machine, a task is played by a
+:class:`worldsim.runtime.workers.Worker`: a process of its own, which is replaced if its engine
+crashes or hangs. The result of a task must depend on the task alone, as in a pool on one machine.
+
+Ray is the extra ``cluster``. All machines need the same versions of Python, Ray and worldsim.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+from worldsim.errors import NotFoundError, WorldsimError
+from worldsim.runtime.extras import missing
+from worldsim.runtime.workers import ENGINE_TIMEOUT_S, POLL_S, TRIES, Closes, Engine, Worker
+
+AUTO, LOCAL = "auto", "local"
+"""Addresses: of the cluster that ``RAY_ADDRESS`` names or that runs on this machine; and of one
+that is started here and ends with the program."""
+
+CONNECT_S = 10.0
+"""Seconds that the head of a cluster may take to answer."""
+
+T = TypeVar("T", bound=Closes)
+R = TypeVar("R")
+
+
+class Pool(Protocol):
+    """Processes with an engine each, on one machine or on many."""
+
+    @property
+    def progress(self) -> int:
+        """Sum of what is reported of the present tasks."""
+        ...
+
+    def run(
+        self,
+        function: Callable[..., R],
+        tasks: Sequence[tuple[object, ...]],
+        told: Callable[[], object] = ...,
+        died: Callable[[int, str], object] = ...,
+    ) -> Iterator[tuple[int, R]]:
+        """Yield (index, result) of ``function(engine, *task)``, in order of completion."""
+        ...
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Context with a connection to a Ray cluster; yields the module ``ray``.
+
+    A connection that is there already is used, and left open.
+
+    address: ``auto``, ``local``, or ``host:port``, see :data:`AUTO`.
+
+    Raises MissingDependencyError without Ray, and NotFoundError if no cluster answers.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise missing("--cluster needs Ray", "cluster", error) from error
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        if address not in (AUTO, LOCAL):
+            # Ray itself asks for many minutes.
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), CONNECT_S).close()
+        ray.init(
+            address=None if address == LOCAL else address,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise NotFoundError(
+            f"no Ray cluster answers at {address!r} ({error}): start one with `ray start --head`, "
+            f"or pass --cluster {LOCAL}"
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+class ClusterPool(Generic[T]):
+    """A pool whose processes are on the machines of a Ray cluster; a context manager.
+
+    Each running task takes one of the cluster's CPUs.
+
+    address: of the cluster, see :func:`connected`.
+    make: creates what the processes play with; a function that can be sent to a process.
+    timeout_s: time limit of one engine call, seconds.
+    """
+
+    def __init__(
+        self, address: str, make: Callable[[], T], timeout_s: float = ENGINE_TIMEOUT_S
+    ) -> None:
+        self._address, self._make, self._timeout_s = address, make, timeout_s
+        self._left = contextlib.ExitStack()
+
+    def __enter__(self) -> ClusterPool[T]:
+        self._ray = self._left.enter_context(connected(self._address))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._left.close()
+
+    @property
+    def progress(self) -> int:
+        """0: tasks on other machines report when they end."""
+        return 0
+
+    def run(
+        self,
+        function: Callable[..., R],
+        tasks: Sequence[tuple[object, ...]],
+        told: Callable[[], object] = lambda: None,
+        died: Callable[[int, str], object] = lambda index, cause: None,
+    ) -> Iterator[tuple[int, R]]:
+        """Yield (index, result) of ``function(engine, *task)`` per task, in order of completion.
+
+        told: called at intervals while waiting.
+        died: not called: Ray repeats the tasks of lost machines by itself.
+
+        Raises what ``function`` raises, or WorldsimError for a task whose machine was lost
+        :data:`worldsim.runtime.workers.TRIES` times.
+        """
+        ray = self._ray
+        remote = ray.remote(num_cpus=1, max_retries=TRIES - 1)(_play)
+        make = ray.put(self._make)
+        waiting = {
+            remote.remote(make, self._timeout_s, function, task): index
+            for index, task in enumerate(tasks)
+        }
+        try:
+            while waiting:
+                ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
+                told()
+                for reference in ready:
+                    index = waiting.pop(reference)
+                    yield index, self._result(reference, index)
+        finally:
+            for reference in waiting:
+                ray.cancel(reference, force=True)
+
+    def _result(self, reference: Any, index: int) -> Any:
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(reference)
+        except errors.RayTaskError as error:
+            raise (error.cause or error) from None
+        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.RaySystemError) as error:
+            raise WorldsimError(
+                f"task {index} was lost with its machine {TRIES} times ({error}). What is finished "
+                f"is kept: run the same command again to go on."
+            ) from error
+
+
+# On the cluster's machines.
+
+_workers: list[tuple[object, float, Worker[Any]]] = []
+"""The engine's process that belongs to this process of Ray."""
+
+
+def _play(
+    make: Callable[[], Closes],
+    timeout_s: float,
+    function: Callable[[Engine[Any]], R],
+    task: tuple[object, ...],
+) -> R:
+    """Run a task in the engine's process; starts it for the first task."""
+    if _workers and _workers[0][:2] != (make, timeout_s):
+        _workers.pop()[2].close()
+    if not _workers:
+        _workers.append((make, timeout_s, Worker(make, timeout_s)))
+    return _workers[0][2].call(function, *task)

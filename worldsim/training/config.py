@@ -151,6 +151,9 @@ class TrainConfig:
     init_from: str | None = None
     """World whose weights to start from. If its frame size differs, the positions of tokens are
     interpolated."""
+    adapter: Number = 0
+    """Rank of an adapter (LoRA) of the world ``init_from``, such as 16: only this is trained, and
+    written to ``adapter/``. 0 trains all weights. Needs the extra ``adapter``."""
     compile: bool = True
     """On a GPU, compile the network, and pass episodes through the memory with a compiled copy in
     bfloat16 and CUDA graphs."""

@@ -328,6 +328,8 @@ def fingerprint(world: World) -> str:
         total.update(b"first_features")
     if world.painting is not None:
         total.update(f"painted ahead {world.painting.identity}".encode())
+    for mark in world.adapter_marks():
+        total.update(mark.encode())
     modules: dict[str, Any] = world.modules()
     for part, module in sorted(modules.items()):
         settings = {

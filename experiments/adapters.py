@@ -120,11 +120,15 @@ class Args:
 def clips(args: Args, name: str, count: int, seed: int) -> Path:
     """Record ``count`` clips, or resume; recordings of one seed begin with the same clips."""
     twin, out = TWINS[args.twin], args.out / name
+    frames = count * (args.clip + 1)
+    if (out / "dataset.json").exists() and EpisodeDataset(out).frames >= frames:
+        # Several processes may train on one recording, but only one may record.
+        return out
     record(
         RecordConfig(
             twin.env_id,
             out,
-            frames=count * (args.clip + 1),
+            frames=frames,
             frames_per_shard=5 * (args.clip + 1),
             episode_steps=args.clip,
             workers=args.workers,
@@ -210,8 +214,9 @@ def measure(world: World, episodes: Sequence[Episode]) -> dict[str, object]:
     for name, values in found.items():
         each = list(np.stack(values, 1))
         results[name] = round(float(np.mean(each)), 3)
-        low, high = interval(mean_statistic(each), count, 1000, 0)
-        results[f"{name}_ci95"] = [round(low, 3), round(high, 3)]
+        # Too few clips have no interval.
+        if (found_interval := interval(mean_statistic(each), count, 1000, 0)) is not None:
+            results[f"{name}_ci95"] = [round(value, 3) for value in found_interval]
     return results
 
 

@@ -37,6 +37,7 @@ from worldsim.pretrained.chunks import (
     ChunkContext,
     approach_cameras,
     empty_context,
+    join,
     past_frames,
     plan_cameras,
     push,
@@ -137,8 +138,7 @@ class PretrainedDynamics:
 
     def observe(self, context: ChunkContext, inputs: StepInputs, frame: Frame) -> ChunkContext:
         """Return the context with a given frame. The rest of the chunk is dropped."""
-        dropped = torch.full_like(context.position, self.model.spec.frames)
-        return dataclasses.replace(push(context, frame.rgb), position=dropped)
+        return push(context, frame.rgb)
 
     def predict(self, context: ChunkContext, inputs: StepInputs) -> tuple[Prediction, ChunkContext]:
         """Emit the next frame of each chunk. Chunks that do not fit are generated anew.
@@ -158,7 +158,7 @@ class PretrainedDynamics:
         rgb = context.chunk[rows, context.position]
         frame = Frame(rgb, self._depth_of(rgb, inputs.view), inputs.pose)
         context = dataclasses.replace(
-            push(context, rgb), position=context.position + 1, emitted=context.emitted + 1
+            context, position=context.position + 1, emitted=context.emitted + 1
         )
         return Prediction(frame, rgb.float().mean((2, 3)) / 255.0), context
 
@@ -180,7 +180,8 @@ class PretrainedDynamics:
         # (b, n, ...) each.
         control = torch.stack([view.rgb for view in views], 1)
         known = torch.stack([view.mask for view in views], 1)
-        past = past_frames(context, inputs.last.rgb)
+        joined = join(context)
+        past = past_frames(joined, inputs.last.rgb)
         approach = self._approach(inputs) if self.model.spec.approach else None
         seeds = whole_seeds(inputs.seed, inputs.step, inputs.purpose, 1)[:, 0].tolist()
 
@@ -202,8 +203,12 @@ class PretrainedDynamics:
         new = torch.zeros_like(context.position, dtype=torch.bool)
         new[missing] = True
         act = new.reshape(-1, *[1] * (inputs.act.ndim - 1))
+        rest = new[:, None]
         return dataclasses.replace(
             context,
+            past=torch.where(rest[:, :, None, None, None], joined.past, context.past),
+            present=torch.where(rest, joined.present, context.present),
+            joined=context.joined.masked_fill(new, 0),
             chunk=chunk,
             planned=torch.where(new[:, None, None, None], planned, context.planned),
             position=context.position.masked_fill(new, 0),

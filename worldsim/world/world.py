@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -412,6 +412,22 @@ class World:
                 f"first (delete_adapters)"
             )
         return self._adapt((*self._adapters, adapter))
+
+    def with_adapters(
+        self,
+        adapters: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Mapping[Any, float],
+    ) -> World:
+        """Return a world of the same weights with further adapters.
+
+        adapters: a folder, folders, or scales by folder; see :meth:`load_adapter`.
+        """
+        one = isinstance(adapters, (str, os.PathLike))
+        folders: Iterable[Any] = [adapters] if one else adapters  # type: ignore[assignment,list-item]
+        world = self._replace()
+        for folder in folders:
+            scale = adapters[folder] if isinstance(adapters, Mapping) else 1.0
+            world.load_adapter(folder, scale=scale)
+        return world
 
     def set_adapters(
         self, names: str | Iterable[str], scales: float | Iterable[float] = 1.0

@@ -45,7 +45,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
     num_envs: number of environments. They are computed in batches of ``worldsim.world.BUCKETS``, so
         such numbers are efficient.
     world, render_mode, device, scenes, num_inference_steps, engine, temperature, uncertainty,
-        uncertainty_limit, threads, paint, painter, adapters: see :class:`worldsim.envs.world_env.WorldEnv`.
+        uncertainty_limit, threads, paint, painter, adapters: see
+        :class:`worldsim.envs.world_env.WorldEnv`.
     max_episode_steps: steps after which an episode is truncated, None for never.
     autoreset_mode: Gymnasium's. With ``DISABLED``, finished environments are reset by
         ``options={"reset_mask": mask}``; until then they continue.

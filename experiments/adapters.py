@@ -99,7 +99,7 @@ class Args:
     """Windows per step."""
     adapter_rate: float = 2e-3
     """Peak learning rate of the adapters."""
-    full_rate: float = 3e-4
+    full_rate: float = 1e-4
     """Peak learning rate where all weights are trained."""
     clip: int = 48
     """Steps per clip."""
@@ -155,7 +155,7 @@ def fit(args: Args, arm: str, data: Path, seed: int) -> World:
             batch_size=args.batch_size,
             learning_rate=args.adapter_rate if adapts else args.full_rate,
             motion_learning_rate=args.adapter_rate if adapts else args.full_rate,
-            warmup=max(1, args.steps // 20),
+            warmup=max(1, args.steps // 8),
             decay=0.5,
             ema=0.98,
             memory=twin.memory,

@@ -14,9 +14,13 @@ The depth of each emitted frame is estimated and aligned with what the memory sh
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import math
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -44,6 +48,7 @@ from worldsim.pretrained.chunks import (
     usable,
 )
 from worldsim.protocols import (
+    AdaptedModel,
     DepthEstimator,
     DynamicsSpec,
     Prediction,
@@ -108,6 +113,7 @@ class PretrainedDynamics:
                 "of discrete actions or the size of action vectors."
             )
         model.check_size(height, width)
+        self.scales: dict[str, float] = {}
         self.model, self.depth, self.config = model, depth, config or PretrainedConfig()
         self.spec = DynamicsSpec(
             height=height,
@@ -119,6 +125,24 @@ class PretrainedDynamics:
             window=model.spec.past + 1,
             features=3,
         )
+
+    def load_adapter(self, path: str | os.PathLike[str]) -> str:
+        """See :meth:`worldsim.protocols.AdaptedDynamics.load_adapter`.
+
+        Raises InvalidInputError for a model that takes no adapters.
+        """
+        if not isinstance(self.model, AdaptedModel):
+            raise InvalidInputError(
+                f"{type(self.model).__name__} takes no adapters: it needs load_adapter and "
+                f"use_adapters (worldsim.protocols.AdaptedModel)"
+            )
+        return self.model.load_adapter(path)
+
+    def with_adapters(self, scales: Mapping[str, float]) -> PretrainedDynamics:
+        """See :meth:`worldsim.protocols.AdaptedDynamics.with_adapters`."""
+        other = copy.copy(self)
+        other.scales = dict(scales)
+        return other
 
     def identify(self) -> str:
         """See :meth:`worldsim.protocols.IdentifiedDynamics.identify`."""
@@ -155,7 +179,9 @@ class PretrainedDynamics:
         if missing:
             context = self._generate(context, inputs, missing)
         rows = torch.arange(len(fits), device=fits.device)
-        rgb = context.chunk[rows, context.position]
+        # One copy per row; indexing by two tensors takes twenty times as long.
+        n = self.model.spec.frames
+        rgb = context.chunk.flatten(0, 1).index_select(0, rows * n + context.position)
         frame = Frame(rgb, self._depth_of(rgb, inputs.view), inputs.pose)
         context = dataclasses.replace(
             context, position=context.position + 1, emitted=context.emitted + 1
@@ -174,6 +200,12 @@ class PretrainedDynamics:
     ) -> ChunkContext:
         """Return the context with new chunks in the rows ``missing``."""
         assert inputs.pose is not None and inputs.view is not None
+        acting: Callable[[VideoInputs], AbstractContextManager[None]] = nullcontext
+        if isinstance(self.model, AdaptedModel):
+            # Worlds with other adapters may share the model.
+            self.model.use_adapters(self.scales)
+            acting = self.model.acting
+        acts = self.model.spec.action
         frames = self.model.spec.frames
         planned = plan_cameras(inputs.pose, inputs.motion, frames)
         views = [inputs.view, *(self._look(inputs, planned[:, i]) for i in range(1, frames))]
@@ -193,12 +225,15 @@ class PretrainedDynamics:
                 known[row],
                 None if approach is None else approach[row],
                 seeds[row],
+                inputs.act[row] if acts else None,
+                inputs.motion[row] if acts else None,
             )
             key = _digest(wanted)
             if key in done:
                 chunk[row] = chunk[done[key]]
                 continue
-            chunk[row] = self._checked(self.model.generate(wanted))
+            with acting(wanted):
+                chunk[row] = self._checked(self.model.generate(wanted))
             done[key] = row
         new = torch.zeros_like(context.position, dtype=torch.bool)
         new[missing] = True

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
@@ -27,13 +26,11 @@ from worldsim.training.config import TrainConfig
 from worldsim.training.factory import Modules
 from worldsim.training.trainer import Trainer
 from worldsim.world import World
-from worldsim.world.adapters import BASE, CONFIG, PREFIX, WEIGHTS, factor_shapes
+from worldsim.world.adapters import BASE, CONFIG, PREFIX, WEIGHTS, check_share, factor_shapes
 from worldsim.world.frame_outcome import FrameOutcomeHead
 
 ADAPTER = "adapter"
 """Folder of the adapter in the folder of its training, and its name there."""
-SHARE = 0.05
-"""Largest share of the world's parameters that an adapter may have."""
 TARGETS = {
     "dynamics": (
         r"blocks\.\d+\.temporal\.(qkv|out)",  # the temporal layers
@@ -78,7 +75,7 @@ class AdapterTrainer(Trainer):
                     f"--adapter out, or record with the world's settings"
                 )
         modules = nn.ModuleDict({name: m for name, m in given.items() if m is not None})
-        check_share(modules, self.config.adapter)
+        check_share(modules, adapted_layers(modules), self.config.adapter)
         self._peft = inject(modules, self.config.adapter)
         return network, ego, outcome
 
@@ -130,38 +127,15 @@ class AdapterTrainer(Trainer):
             write_json(self.config.out / "adapter.json", to_json(card))
 
 
-def adapted_layers(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Return the layers that are adapted, by ``PART.LAYER``."""
-    return {
-        f"{part}.{name}": layer
+def adapted_layers(modules: Mapping[str, nn.Module]) -> list[str]:
+    """Return the names ``PART.LAYER`` of the layers that are adapted."""
+    return [
+        f"{part}.{name}"
         for part, module in modules.items()
         for name, layer in module.named_modules()
         if factor_shapes(layer, 1) is not None
         and any(re.fullmatch(pattern, name) for pattern in TARGETS.get(part, ()))
-    }
-
-
-def parameters_of(modules: Mapping[str, nn.Module], rank: int) -> tuple[int, int]:
-    """Return the number of parameters of an adapter of this rank, and of the world."""
-    own = 0
-    for layer in adapted_layers(modules).values():
-        shapes = factor_shapes(layer, rank)
-        assert shapes is not None
-        own += sum(torch.Size(shape).numel() for shape in shapes)
-    return own, sum(p.numel() for module in modules.values() for p in module.parameters())
-
-
-def check_share(modules: Mapping[str, nn.Module], rank: int) -> None:
-    """Raise InvalidInputError if an adapter has more than 5% of the world's parameters."""
-    own, whole = parameters_of(modules, rank)
-    if own <= SHARE * whole:
-        return
-    most = int(rank * SHARE * whole / own)
-    advice = f"at most {most} fits" if most else "this world is too small for an adapter"
-    raise InvalidInputError(
-        f"--adapter {rank} has {own:,} parameters, {own / whole:.1%} of the world's {whole:,}; the "
-        f"limit is {SHARE:.0%}: {advice}"
-    )
+    ]
 
 
 def inject(modules: nn.ModuleDict, rank: int) -> JsonObject:

@@ -45,6 +45,9 @@ adapter was trained on."""
 MOST_SCALE = 100.0
 """Largest scale. Beyond it, frames are noise."""
 
+SHARE = 0.05
+"""Largest share of the parameters of what it adapts that an adapter in training may have."""
+
 _FACTOR = re.compile(r"(\w+)\.([\w.]+)\.lora_(embedding_)?([AB])(?:\.weight)?")
 _NAME = re.compile(r"[\w.-]{1,64}")
 _PLAIN = {
@@ -96,6 +99,12 @@ def check_name(name: str) -> str:
     return name
 
 
+def name_of(path: str | os.PathLike[str], name: str = "") -> str:
+    """Return an adapter's name: ``name``, else that of its folder."""
+    told = as_path(path).resolve().name
+    return check_name(name or re.sub(r"[^\w.-]", "_", told)[:64] or "adapter")
+
+
 def check_scale(scale: float) -> float:
     """Return an adapter's scale. Raises InvalidInputError unless it lies in [-100, 100]."""
     if (
@@ -139,9 +148,7 @@ def read_adapter(
 
     Raises NotFoundError, DamagedFileError, or InvalidInputError for an adapter of another world.
     """
-    folder = adapter_folder(path)
-    told = as_path(path).resolve().name
-    name = check_name(name or re.sub(r"[^\w.-]", "_", told)[:64] or "adapter")
+    folder, name = adapter_folder(path), name_of(path, name)
     rank, strength = _read_config(folder)
     weights = inside(folder, WEIGHTS)
     if not is_file(weights):
@@ -278,7 +285,9 @@ def _check_factors(
             f"{source} changes {key}, which this world does not have: load the adapter into the "
             f"world that it was trained on, or one of the same architecture"
         ) from None
-    shapes = factor_shapes(target, rank)
+    # Where peft runs other adapters already, it holds the layer.
+    base = getattr(target, "base_layer", target)
+    shapes = factor_shapes(base, rank) if isinstance(base, nn.Module) else None
     found = tuple(a.shape), tuple(b.shape)
     if shapes != found:
         wanted = f"{shapes[0]} and {shapes[1]}" if shapes else "nothing"
@@ -295,10 +304,44 @@ def factor_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[i
         return (rank, layer.in_features), (layer.out_features, rank)
     if isinstance(layer, nn.Embedding):
         return (rank, layer.num_embeddings), (layer.embedding_dim, rank)
-    if isinstance(layer, nn.Conv2d) and layer.groups == 1:
+    if isinstance(layer, (nn.Conv2d, nn.Conv3d)) and layer.groups == 1:
         kernel = tuple(layer.kernel_size)
-        return (rank, layer.in_channels, *kernel), (layer.out_channels, rank, 1, 1)
+        ones = (1,) * len(kernel)
+        return (rank, layer.in_channels, *kernel), (layer.out_channels, rank, *ones)
     return None
+
+
+def parameters_of(
+    modules: Mapping[str, nn.Module], layers: Iterable[str], rank: int
+) -> tuple[int, int]:
+    """Return the numbers of parameters of an adapter of this rank, and of all modules.
+
+    layers: names ``PART.LAYER``; ``LAYER`` alone if there is one module.
+    """
+    own, parts = 0, nn.ModuleDict(dict(modules))
+    only = next(iter(modules)) if len(modules) == 1 else ""
+    for name in layers:
+        path = name if name.partition(".")[0] in modules else f"{only}.{name}"
+        layer = parts.get_submodule(path)
+        base = getattr(layer, "base_layer", layer)
+        assert isinstance(base, nn.Module)
+        shapes = factor_shapes(base, rank)
+        assert shapes is not None
+        own += sum(math.prod(shape) for shape in shapes)
+    return own, sum(p.numel() for module in modules.values() for p in module.parameters())
+
+
+def check_share(modules: Mapping[str, nn.Module], layers: Iterable[str], rank: int) -> None:
+    """Raise InvalidInputError if an adapter has more than 5% of the modules' parameters."""
+    own, whole = parameters_of(modules, layers, rank)
+    if own <= SHARE * whole:
+        return
+    most = int(rank * SHARE * whole / own)
+    advice = f"at most {most} fits" if most else "it is too small for an adapter"
+    raise InvalidInputError(
+        f"an adapter of rank {rank} has {own:,} parameters, {own / whole:.1%} of {whole:,}; the "
+        f"limit is {SHARE:.0%}: {advice}"
+    )
 
 
 def _product(layer: nn.Module, a: Tensor, b: Tensor) -> Tensor:

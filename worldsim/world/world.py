@@ -25,6 +25,7 @@ from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometry
 from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory
 from worldsim.protocols import (
+    AdaptedDynamics,
     ContextOfViews,
     Dynamics,
     IdentifiedDynamics,
@@ -51,6 +52,8 @@ from worldsim.state import (
 from worldsim.world.adapters import (
     Adapter,
     change_modules,
+    check_scale,
+    name_of,
     read_adapter,
     replace_scales,
     require_known,
@@ -405,7 +408,11 @@ class World:
         Raises NotFoundError, DamagedFileError, or InvalidInputError for an adapter that does not
         fit this world, and for a name that is taken.
         """
-        adapter = read_adapter(path, self.modules(), name, scale)
+        if isinstance(self._dynamics, AdaptedDynamics):
+            key = self._dynamics.load_adapter(path)
+            adapter = Adapter(name_of(path, name), check_scale(scale), {}, 1.0, key)
+        else:
+            adapter = read_adapter(path, self.modules(), name, scale)
         if adapter.name in self.adapters:
             raise InvalidInputError(
                 f"an adapter {adapter.name!r} is loaded already: give another name, or delete it "
@@ -445,7 +452,14 @@ class World:
         return self._adapt(tuple(one for one in self._adapters if one.name not in gone))
 
     def fuse_adapters(self) -> World:
-        """Return a world whose own weights include the adapters, for example to save it."""
+        """Return a world whose own weights include the adapters, for example to save it.
+
+        Raises InvalidInputError for a pretrained video model, whose weights stay its own.
+        """
+        if isinstance(self._dynamics, AdaptedDynamics) and self._adapters:
+            raise InvalidInputError(
+                "the adapters of a video model cannot be fused: load them beside it each time"
+            )
         dynamics, ego_motion, outcome = self._adapted()
         return self._replace(dynamics=dynamics, ego_motion=ego_motion, outcome=outcome, adapters=())
 
@@ -453,7 +467,9 @@ class World:
         """Return dynamics, ego-motion and outcome head with the adapters' weights."""
         changed = change_modules(self.modules(), self._adapters)
         dynamics = self._dynamics
-        if "dynamics" in changed:
+        if isinstance(dynamics, AdaptedDynamics):
+            dynamics = dynamics.with_adapters({x.sha256: x.scale for x in self._adapters})
+        elif "dynamics" in changed:
             assert isinstance(dynamics, NetworkDynamics)
             dynamics = dynamics.with_network(changed["dynamics"])
         ego_motion = changed.get("ego_motion", self.ego_motion)

@@ -1,4 +1,4 @@
-"""Adapters of video models: trained on clips, run by peft, and the model's own bits without them."""
+"""Adapters of video models: trained on clips, run by peft, and the model's bits without them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.helpers.recordings import recording
 from tests.helpers.video_pipelines import PIPELINES, TEXT
 from tests.helpers.video_worlds import FORWARD, SIZE, Brightness, scene
+from worldsim.data.dataset import EpisodeDataset
 from worldsim.errors import DamagedFileError, InvalidInputError
+from worldsim.memory.slots import PointMemoryConfig
 from worldsim.pretrained.adapter import ClipConfig, VideoAdapter
+from worldsim.pretrained.clips import RecordedClips
 from worldsim.pretrained.dynamics import PretrainedDynamics
 from worldsim.pretrained.loading import model_of
 from worldsim.pretrained.lora import ACTION_INPUT
@@ -27,7 +31,7 @@ from worldsim.pretrained.lora_training import (
     train_lora,
 )
 from worldsim.pretrained.worlds import world_of
-from worldsim.protocols import VideoInputs
+from worldsim.protocols import VideoInputs, VideoSpec
 from worldsim.state import checksum, weights_of_parts
 from worldsim.world.adapters import CONFIG, WEIGHTS
 
@@ -144,9 +148,8 @@ def test_what_does_not_fit_is_refused(trained: Path, tmp_path: Path) -> None:
     key = model.load_adapter(trained)
     model.use_adapters({key: 1.0})
     strange = clip_of("wan-vace", act=7).inputs
-    with pytest.raises(InvalidInputError, match="trained with 7 actions.*receives action 7"):
-        with model.acting(strange):
-            pass
+    with pytest.raises(InvalidInputError, match="7 actions.*action 7"), model.acting(strange):
+        pass
     with pytest.raises(InvalidInputError, match="rank 9 has .* at most 3 fits"):
         train_lora(model_named("wan-vace"), [clip_of("wan-vace")], tmp_path, LoraConfig(rank=9))
     with pytest.raises(InvalidInputError, match="no clips"):
@@ -154,3 +157,21 @@ def test_what_does_not_fit_is_refused(trained: Path, tmp_path: Path) -> None:
     model.name = "mine"  # type: ignore[misc]
     with pytest.raises(InvalidInputError, match="mine models cannot be trained here, only of wan"):
         train_lora(model, [clip_of("wan-vace")], tmp_path, LoraConfig())
+
+
+def test_clips_of_a_recording_show_the_memory_of_their_past(tmp_path: Path) -> None:
+    """In a still room the memory of the past frames shows most of the frames that follow."""
+    dataset = EpisodeDataset(recording(tmp_path / "rooms"))
+    spec = VideoSpec(past=5, frames=4)
+    clips = RecordedClips(dataset, spec, 3, PointMemoryConfig(capacity=8192))
+    assert len(clips) == 3
+    clip, episode = clips[1], dataset[clips.moments[1][0]]
+    start = clips.moments[1][1]
+    np.testing.assert_array_equal(clip.frames.permute(0, 2, 3, 1), episode.rgb[start + 5 :][:4])
+    assert clip.inputs.act == episode.act[start + 4]
+    known = clip.inputs.known[0]
+    assert known.float().mean() > 0.3
+    error = (clip.inputs.control[0].float() - clip.frames[0]).abs().mean(0)[known]
+    assert error.mean() < 0.5 * clip.frames[0].float().std()
+    with pytest.raises(InvalidInputError, match="0 moments with 128 frames"):
+        RecordedClips(dataset, VideoSpec(past=64, frames=64), 3)

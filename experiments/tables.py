@@ -447,8 +447,21 @@ def pretrained() -> Rows:
     ]
 
 
+def pretrained_overhead() -> Rows:
+    """Return what a step of pretrained dynamics costs by itself, by frame size."""
+    rows = experiment("pretrained.json")["overhead"]
+    return [
+        ["frame", "a step", "of it, aligning the depth"],
+        *(
+            [size, number(x["step_ms"], 1), number(x["alignment_ms"], 1)]
+            for size, x in rows.items()
+        ),
+    ]
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
     "pretrained": pretrained,
+    "pretrained_overhead": pretrained_overhead,
     "summary": summary,
     "tiny": lambda: walks(card("freedoom-tiny")),
     "tiny_seed1": lambda: walks(experiment("freedoom_tiny/evaluation_seed1.json")),

@@ -145,6 +145,15 @@ def test_revisions_are_pinned() -> None:
         pinned("folder", COMMIT)
 
 
+def test_a_commit_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*arguments: object, **settings: object) -> None:
+        raise ValueError("404")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", gone)
+    with pytest.raises(NotFoundError, match=f"'someone/video' on the hub at revision {COMMIT}"):
+        load_dynamics(HUB_SOURCE, "cpu")
+
+
 def test_unknown_conventions_are_named_before_weights_are_read(saved: Path, tmp_path: Path) -> None:
     pipeline = tiny_inpainting(tmp_path / "tokenizer")
     with pytest.raises(InvalidInputError, match="no adapter calls StableDiffusionInpaintPipeline"):

@@ -128,9 +128,9 @@ def adapter_folder(path: str | os.PathLike[str]) -> Path:
     for one in (folder, folder / "adapter"):
         if is_file(one / CONFIG):
             return one
-    what = "has no" if is_folder(folder) else "does not exist; an adapter's folder has a"
+    what = f"has no {CONFIG}" if is_folder(folder) else "does not exist"
     raise NotFoundError(
-        f"{str(folder)!r} {what} {CONFIG}: give the folder that `worldsim train --adapter` wrote"
+        f"{str(folder)!r} {what}: give the folder that `worldsim train --adapter` wrote"
     )
 
 

@@ -19,7 +19,7 @@ import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -200,11 +200,9 @@ class PretrainedDynamics:
     ) -> ChunkContext:
         """Return the context with new chunks in the rows ``missing``."""
         assert inputs.pose is not None and inputs.view is not None
-        acting: Callable[[VideoInputs], AbstractContextManager[None]] = nullcontext
         if isinstance(self.model, AdaptedModel):
             # Worlds with other adapters may share the model.
             self.model.use_adapters(self.scales)
-            acting = self.model.acting
         acts = self.model.spec.action
         frames = self.model.spec.frames
         planned = plan_cameras(inputs.pose, inputs.motion, frames)
@@ -232,7 +230,7 @@ class PretrainedDynamics:
             if key in done:
                 chunk[row] = chunk[done[key]]
                 continue
-            with acting(wanted):
+            with self._acting(wanted):
                 chunk[row] = self._checked(self.model.generate(wanted))
             done[key] = row
         new = torch.zeros_like(context.position, dtype=torch.bool)
@@ -250,6 +248,10 @@ class PretrainedDynamics:
             act=torch.where(act, inputs.act.to(context.act.dtype), context.act),
             generated=context.generated + new * frames,
         )
+
+    def _acting(self, inputs: VideoInputs) -> AbstractContextManager[None]:
+        """Return a context in which the model's adapters receive the action."""
+        return self.model.acting(inputs) if isinstance(self.model, AdaptedModel) else nullcontext()
 
     def _approach(self, inputs: StepInputs) -> Tensor:
         """Return :attr:`worldsim.protocols.VideoInputs.approach` of all rows, (b, p, 3, h, w)."""

@@ -125,7 +125,7 @@ def train_lora(model: VideoAdapter, clips: Sequence[Clip], out: Path, config: Lo
             hook(clip.inputs)
             captured = capture(model, clip.inputs)
             loss = loss_of(model, captured, _video(clip), generator)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             optimizer.zero_grad()

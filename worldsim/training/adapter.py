@@ -68,13 +68,13 @@ class AdapterTrainer(Trainer):
         held = self._base.modules()
         given = {"dynamics": network, "outcome": outcome, "ego_motion": ego}
         for name, module in given.items():
-            if module is not None and module.settings != held[name].settings:  # type: ignore[union-attr]
+            if module is not None and module.settings != held[name].settings:
                 raise InvalidInputError(
                     f"--adapter {self.config.adapter}: the recording needs another {name} than "
                     f"{self.config.init_from} has (frames of another size, or --head-input): leave "
                     f"--adapter out, or record with the world's settings"
                 )
-        modules = nn.ModuleDict({name: m for name, m in given.items() if m is not None})
+        modules = {name: module for name, module in given.items() if module is not None}
         check_share(modules, adapted_layers(modules), self.config.adapter)
         self._peft = inject(modules, self.config.adapter)
         return network, ego, outcome
@@ -138,7 +138,7 @@ def adapted_layers(modules: Mapping[str, nn.Module]) -> list[str]:
     ]
 
 
-def inject(modules: nn.ModuleDict, rank: int) -> JsonObject:
+def inject(modules: Mapping[str, nn.Module], rank: int) -> JsonObject:
     """Put a new adapter into the layers, in place; returns its settings as peft writes them.
 
     Only the adapter's parameters are trained from then on.
@@ -151,8 +151,9 @@ def inject(modules: nn.ModuleDict, rank: int) -> JsonObject:
         raise missing("adapters are trained with peft", "adapter", error) from error
     names = sorted(adapted_layers(modules))
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names, bias="none")
-    inject_adapter_in_model(config, modules, adapter_name=ADAPTER)
-    for name, parameter in modules.named_parameters():
+    whole = nn.ModuleDict(dict(modules))
+    inject_adapter_in_model(config, whole, adapter_name=ADAPTER)
+    for name, parameter in whole.named_parameters():
         parameter.requires_grad_(".lora_" in name)
     settings: dict[str, Any] = {
         k: sorted(v) if isinstance(v, (set, frozenset)) else v for k, v in config.to_dict().items()

@@ -42,6 +42,8 @@ PREFIX = "base_model.model."
 BASE = "worldsim.base"
 """Key of the header of the weights: :attr:`worldsim.world.World.weights_id` of the world that the
 adapter was trained on."""
+MOST_RANK, MOST_ALPHA = 65536, 1e6
+"""Largest rank and ``lora_alpha`` that a file may claim."""
 MOST_SCALE = 100.0
 """Largest scale. Beyond it, frames are noise."""
 
@@ -235,8 +237,13 @@ def _read_config(folder: Path) -> tuple[int, float]:
                 f"{key} = {plain!r}"
             )
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    numbers = isinstance(rank, int) and isinstance(alpha, (int, float))
-    if not numbers or isinstance(rank, bool) or not 1 <= rank <= 65536 or not abs(alpha) < 1e6:
+    if (
+        not isinstance(rank, int)
+        or not isinstance(alpha, (int, float))
+        or isinstance(rank, bool)
+        or not 1 <= rank <= MOST_RANK
+        or not abs(alpha) < MOST_ALPHA
+    ):
         raise DamagedFileError(
             f"{path} has r = {str(rank)[:20]} and lora_alpha = {str(alpha)[:20]}: a whole number "
             f"from 1 and a number are needed; copy the adapter again"

@@ -429,7 +429,7 @@ class World:
         adapters: a folder, folders, or scales by folder; see :meth:`load_adapter`.
         """
         one = isinstance(adapters, (str, os.PathLike))
-        folders: Iterable[Any] = [adapters] if one else adapters  # type: ignore[assignment,list-item]
+        folders: Iterable[Any] = [adapters] if one else adapters  # type: ignore[assignment]
         world = self._replace()
         for folder in folders:
             scale = adapters[folder] if isinstance(adapters, Mapping) else 1.0

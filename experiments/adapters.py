@@ -30,7 +30,7 @@ from worldsim.evaluation.metrics import psnr
 from worldsim.evaluation.statistics import interval, mean_statistic
 from worldsim.runtime.json_config import read_json, write_json
 from worldsim.state import Frame
-from worldsim.training.config import TrainConfig
+from worldsim.training.config import AdapterLayers, TrainConfig
 from worldsim.training.loss import LossConfig
 from worldsim.training.train import train
 from worldsim.world import World
@@ -93,6 +93,8 @@ class Args:
     """Seeds of the trainings."""
     rank: int = 16
     """Rank of the adapters."""
+    layers: AdapterLayers = AdapterLayers.TEMPORAL
+    """Layers that the adapters change."""
     steps: int = 400
     """Training steps of every arm."""
     batch_size: int | None = None
@@ -151,6 +153,7 @@ def fit(args: Args, arm: str, data: Path, seed: int) -> World:
             args.out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}",
             init_from=twin.world,
             adapter=args.rank if adapts else 0,
+            adapter_layers=args.layers,
             steps=args.steps,
             batch_size=args.batch_size,
             learning_rate=args.adapter_rate if adapts else args.full_rate,
@@ -220,13 +223,15 @@ def measure(world: World, episodes: Sequence[Episode]) -> dict[str, object]:
     return results
 
 
-def shares(results: dict[str, dict[str, object]]) -> dict[str, float]:
-    """Return each arm's gain in next-frame PSNR as a share of that of all weights, many clips."""
-    base = float(results["base"]["next_frame_psnr"])  # type: ignore[arg-type]
+def shares(
+    results: dict[str, dict[str, object]], figure: str = "next_frame_psnr"
+) -> dict[str, float]:
+    """Return each arm's mean gain in dB, and those of adapters as shares of all weights' gains."""
+    base = float(results["base"][figure])  # type: ignore[arg-type]
     gains: dict[str, list[float]] = {}
     for name, row in results.items():
         if name != "base":
-            gain = float(row["next_frame_psnr"]) - base  # type: ignore[arg-type]
+            gain = float(row[figure]) - base  # type: ignore[arg-type]
             gains.setdefault(name.rpartition(", seed")[0], []).append(gain)
     mean = {arm: float(np.mean(values)) for arm, values in gains.items()}
     found = {f"gain_db: {arm}": round(gain, 3) for arm, gain in mean.items()}
@@ -251,7 +256,8 @@ def main(args: Args) -> None:
     report = read_json(args.json) if args.json.exists() else {}
     mine = report.setdefault(args.twin, {"settings": {}, "results": {}})
     mine["settings"] = {
-        "rank": args.rank, "steps": args.steps, "clip": args.clip, "many": args.many,
+        "rank": args.rank, "layers": str(args.layers), "steps": args.steps, "clip": args.clip,
+        "many": args.many,
         "batch_size": args.batch_size, "adapter_rate": args.adapter_rate,
         "full_rate": args.full_rate, "tests": args.tests,
         "hardware": torch.cuda.get_device_name() if device == "cuda" else "CPU",
@@ -266,6 +272,7 @@ def main(args: Args) -> None:
         world = world.to(device).with_engine(args.engine)
         results[name] = {**measure(world, tests), "seconds": round(time.monotonic() - begun, 1)}
         mine["gains"] = shares(results)
+        mine["dream_gains"] = shares(results, f"dream_psnr_{AGES[-1]}")
         write_json(args.json, report)
         print(name, results[name], flush=True)
 
@@ -290,4 +297,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    main(tyro.cli(Args, config=(tyro.conf.EnumChoicesFromValues,)))

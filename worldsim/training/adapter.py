@@ -10,7 +10,7 @@ them: a change of a linear input is a second input beside it, which starts at ze
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from worldsim.runtime.extras import missing
 from worldsim.runtime.files import replacing_folder, save_tensors, storage_errors
 from worldsim.runtime.json_config import to_json, write_json
 from worldsim.runtime.types import JsonObject
-from worldsim.training.config import TrainConfig
+from worldsim.training.config import AdapterLayers, TrainConfig
 from worldsim.training.factory import Modules
 from worldsim.training.trainer import Trainer
 from worldsim.world import World
@@ -41,6 +41,8 @@ TARGETS = {
     "outcome": (r".*",),
 }
 """By module of the world, the names of the layers that are adapted, as regular expressions."""
+PIXELS = r"stem|out|(down|up)\.\d+|(encoder|decoder)\.\d+\.(conv[12]|modulation)"
+"""The same for the network's convolutional levels."""
 _LOSS_NAMES = {"network": "dynamics", "ego_motion": "ego_motion", "outcome": "outcome"}
 """Names of the modules in the loss, and in a world."""
 
@@ -75,8 +77,9 @@ class AdapterTrainer(Trainer):
                     f"--adapter out, or record with the world's settings"
                 )
         modules = {name: module for name, module in given.items() if module is not None}
-        check_share(modules, adapted_layers(modules), self.config.adapter)
-        self._peft = inject(modules, self.config.adapter)
+        layers = adapted_layers(modules, self.config.adapter_layers)
+        check_share(modules, layers, self.config.adapter)
+        self._peft = inject(modules, layers, self.config.adapter)
         return network, ego, outcome
 
     def _measure_outcomes(self) -> None:
@@ -127,18 +130,23 @@ class AdapterTrainer(Trainer):
             write_json(self.config.out / "adapter.json", to_json(card))
 
 
-def adapted_layers(modules: Mapping[str, nn.Module]) -> list[str]:
+def adapted_layers(
+    modules: Mapping[str, nn.Module], which: AdapterLayers = AdapterLayers.TEMPORAL
+) -> list[str]:
     """Return the names ``PART.LAYER`` of the layers that are adapted."""
+    targets = dict(TARGETS)
+    if which is AdapterLayers.PIXELS:
+        targets["dynamics"] = (*targets["dynamics"], PIXELS)
     return [
         f"{part}.{name}"
         for part, module in modules.items()
         for name, layer in module.named_modules()
         if factor_shapes(layer, 1) is not None
-        and any(re.fullmatch(pattern, name) for pattern in TARGETS.get(part, ()))
+        and any(re.fullmatch(pattern, name) for pattern in targets.get(part, ()))
     ]
 
 
-def inject(modules: Mapping[str, nn.Module], rank: int) -> JsonObject:
+def inject(modules: Mapping[str, nn.Module], layers: Iterable[str], rank: int) -> JsonObject:
     """Put a new adapter into the layers, in place; returns its settings as peft writes them.
 
     Only the adapter's parameters are trained from then on.
@@ -149,7 +157,7 @@ def inject(modules: Mapping[str, nn.Module], rank: int) -> JsonObject:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise missing("adapters are trained with peft", "adapter", error) from error
-    names = sorted(adapted_layers(modules))
+    names = sorted(layers)
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names, bias="none")
     whole = nn.ModuleDict(dict(modules))
     inject_adapter_in_model(config, whole, adapter_name=ADAPTER)

@@ -72,6 +72,11 @@ def test_an_adapter_is_trained_and_loaded(tmp_path: Path, rooms: Path, base: Pat
             assert found is not None and torch.equal(found, value), name
     assert bits(base) == before
 
+    # Convolutional levels, too, where that is asked for; every layer runs.
+    wide = AdapterTrainer(settings(rooms, tmp_path / "w", base, adapter_layers="pixels"))
+    assert torch.equal(predict(wide.network), predict(own.network))
+    assert "dynamics.decoder.0.conv1" in wide._peft["target_modules"]
+
     # What is left is peft's format, at most 5% of the parameters.
     adapter = tmp_path / "adapter"
     assert {p.name for p in adapter.iterdir()} == {CONFIG, WEIGHTS}

@@ -41,8 +41,9 @@ TARGETS = {
     "outcome": (r".*",),
 }
 """By module of the world, the names of the layers that are adapted, as regular expressions."""
-PIXELS = r"stem|out|(down|up)\.\d+|(encoder|decoder)\.\d+\.(conv[12]|modulation)"
-"""The same for the network's convolutional levels."""
+PIXELS = r"out|down\.\d+|(encoder|decoder)\.\d+\.(conv[12]|modulation)"
+"""The same for the network's convolutional levels. Not ``stem`` and ``up``: the network reads
+the channels of the one, and the other moves channels to pixels, which peft's layers do not know."""
 _LOSS_NAMES = {"network": "dynamics", "ego_motion": "ego_motion", "outcome": "outcome"}
 """Names of the modules in the loss, and in a world."""
 
@@ -135,7 +136,7 @@ def adapted_layers(
 ) -> list[str]:
     """Return the names ``PART.LAYER`` of the layers that are adapted."""
     targets = dict(TARGETS)
-    if which is AdapterLayers.PIXELS:
+    if which == AdapterLayers.PIXELS:
         targets["dynamics"] = (*targets["dynamics"], PIXELS)
     return [
         f"{part}.{name}"

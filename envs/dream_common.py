@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from worldsim.world import World
 from worldsim.world.engine import EngineConfig
 from worldsim.world.paint_ahead import PaintAheadConfig
 
+Adapters: TypeAlias = str | Path | Sequence[str | Path] | Mapping[str | Path, float] | None
+"""Folders of adapters, or their scales by folder."""
 AHEAD = "ahead"
 """Value of ``paint`` for dreams that are painted ahead with default settings."""
 
@@ -29,13 +33,14 @@ def load_world(
     threads: int | None = None,
     paint: str | PaintAheadConfig | None = None,
     painter: str | Path | Painter | None = None,
+    adapters: Adapters = None,
 ) -> World:
     """Return the world to dream in.
 
     A :class:`World` is used as it is, or on ``device`` and with ``engine`` if they are given.
 
     threads: CPU threads of the whole process; None leaves PyTorch's choice.
-    paint, painter: see :class:`worldsim.envs.world_env.WorldEnv`.
+    paint, painter, adapters: see :class:`worldsim.envs.world_env.WorldEnv`.
     """
     use_threads(threads)
     if isinstance(world, World):
@@ -60,6 +65,8 @@ def load_world(
         loaded = loaded.with_uncertainty()
     if paint is not None or painter is not None:
         loaded = loaded.with_painting(*painting_of(paint, painter, loaded))
+    if adapters is not None:
+        loaded = loaded.with_adapters(adapters)
     # Last: each change makes a world of its own, whose engine is prepared anew.
     return loaded if engine is None else loaded.with_engine(engine)
 

@@ -14,7 +14,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.envs.dream_common import check_uncertainty_limit, load_world
+from worldsim.envs.dream_common import Adapters, check_uncertainty_limit, load_world
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.handle import MemoryHandle
@@ -62,6 +62,8 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Action]):
         default nothing is painted.
     painter: a shipped painter's name, a folder, or a :class:`worldsim.protocols.Painter`; by
         default the shipped one.
+    adapters: folders of adapters of the world's weights, or their scales by folder
+        (:meth:`worldsim.world.World.load_adapter`). By default none.
     trajectory: maximum number of frames that :attr:`trajectory` keeps, 0 for none.
     uncertainty: whether ``info["uncertainty"]`` holds the difference to a second sample of the same
         frame: the root mean square over its colours in [0, 1], 0 at a reset. A step then costs one
@@ -108,6 +110,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Action]):
         threads: int | None = None,
         paint: str | PaintAheadConfig | None = None,
         painter: str | Path | Painter | None = None,
+        adapters: Adapters = None,
     ) -> None:
         if (
             isinstance(trajectory, bool)
@@ -132,6 +135,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Action]):
             threads,
             paint,
             painter,
+            adapters,
         )
         require_memory(1, self.world)
         self.render_mode = render_mode
@@ -248,6 +252,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Action]):
             resetting=np.zeros(1, bool),
             generators=(self.np_random.bit_generator.state,),
             weights=self.world.weights_id,
+            adapters=self.world.adapters,
             frames=tuple(self._walk),
         )
 

@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.envs.dream_common import check_uncertainty_limit, load_world
+from worldsim.envs.dream_common import Adapters, check_uncertainty_limit, load_world
 from worldsim.errors import InvalidInputError
 from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import Painter, Scene
@@ -45,7 +45,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
     num_envs: number of environments. They are computed in batches of ``worldsim.world.BUCKETS``, so
         such numbers are efficient.
     world, render_mode, device, scenes, num_inference_steps, engine, temperature, uncertainty,
-        uncertainty_limit, threads, paint, painter: see :class:`worldsim.envs.world_env.WorldEnv`.
+        uncertainty_limit, threads, paint, painter, adapters: see
+        :class:`worldsim.envs.world_env.WorldEnv`.
     max_episode_steps: steps after which an episode is truncated, None for never.
     autoreset_mode: Gymnasium's. With ``DISABLED``, finished environments are reset by
         ``options={"reset_mask": mask}``; until then they continue.
@@ -84,6 +85,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
         threads: int | None = None,
         paint: str | PaintAheadConfig | None = None,
         painter: str | Path | Painter | None = None,
+        adapters: Adapters = None,
     ) -> None:
         super().__init__()
         if (
@@ -124,6 +126,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
             threads,
             paint,
             painter,
+            adapters,
         )
         require_memory(self.num_envs, self.world)
         self.memory_bytes = self.world.state_bytes()
@@ -261,6 +264,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
             resetting=self._resetting.copy(),
             generators=tuple(generator.bit_generator.state for generator in self.np_random),
             weights=self.world.weights_id,
+            adapters=self.world.adapters,
         )
 
     def restore(self, snapshot: Snapshot) -> None:

@@ -21,6 +21,7 @@ PAGES = (
     "README.md",
     "docs/benchmarks.md",
     "docs/experiments/painter.md",
+    "docs/experiments/adapters.md",
     "docs/how_to/pretrained.md",
 )
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -447,8 +448,43 @@ def pretrained() -> Rows:
     ]
 
 
+def pretrained_overhead() -> Rows:
+    """Return what a step of pretrained dynamics costs by itself, by frame size."""
+    rows = experiment("pretrained.json")["overhead"]
+    return [
+        ["frame", "a step", "of it, aligning the depth"],
+        *(
+            [size, number(x["step_ms"], 1), number(x["alignment_ms"], 1)]
+            for size, x in rows.items()
+        ),
+    ]
+
+
+def adapters() -> Rows:
+    """Return the PSNR of adapted worlds, means over seeds, and the share of all weights' gain."""
+    twin = experiment("adapters.json")["takecover"]
+    results, figures = twin["results"], ("next_frame_psnr", "dream_psnr_16")
+    arms: dict[str, list[dict[str, float]]] = {}
+    for name, row in results.items():
+        arms.setdefault(name.partition(", seed")[0], []).append(row)
+    mean = {
+        arm: [sum(row[key] for row in rows) / len(rows) for key in figures]
+        for arm, rows in arms.items()
+    }
+    whole = [x - y for x, y in zip(mean["all weights, 50 clips"], mean["base"], strict=True)]
+    table = [["trained", "next frame, dB", "share", "after 16 steps of a dream, dB", "share"]]
+    for arm, values in mean.items():
+        row = ["nothing" if arm == "base" else arm]
+        for value, first, gain in zip(values, mean["base"], whole, strict=True):
+            row += [number(value, 2), "" if arm == "base" else number((value - first) / gain, 2)]
+        table.append(row)
+    return table
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
+    "adapters": adapters,
     "pretrained": pretrained,
+    "pretrained_overhead": pretrained_overhead,
     "summary": summary,
     "tiny": lambda: walks(card("freedoom-tiny")),
     "tiny_seed1": lambda: walks(experiment("freedoom_tiny/evaluation_seed1.json")),

@@ -5,7 +5,9 @@ Each protocol is written once, here. Implementations never import one another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -246,6 +248,8 @@ class VideoSpec:
     """Frames that it generates per call, a chunk."""
     approach: bool = False
     """Whether it reads :attr:`VideoInputs.approach`."""
+    action: bool = False
+    """Whether it reads :attr:`VideoInputs.act` and :attr:`VideoInputs.motion`."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +264,10 @@ class VideoInputs:
         camera moves as it will in the chunk. Holes have the nearest known colour; the last is the
         newest frame itself. None unless the model's spec asks for it.
     seed: of all random numbers, in [0, 2^63).
+    act: () int64 or (k,) float32, the action of the chunk. None unless the model's spec asks for
+        it.
+    motion: (6,) float32, the motion of the camera from one of its frames to the next, in metres and
+        radians, in camera axes. None as ``act``.
     """
 
     past: Tensor
@@ -267,6 +275,8 @@ class VideoInputs:
     known: Tensor
     approach: Tensor | None
     seed: int
+    act: Tensor | None = None
+    motion: Tensor | None = None
 
 
 @runtime_checkable
@@ -528,6 +538,39 @@ class NetworkDynamics(Protocol[ContextT]):
 
     def cast_context(self, context: ContextT) -> ContextT:
         """Return the context in the network's dtype; the same object if it already has it."""
+        ...
+
+
+@runtime_checkable
+class AdaptedDynamics(Protocol):
+    """A dynamics that runs adapters itself, beside weights that no module holds."""
+
+    def load_adapter(self, path: str | os.PathLike[str]) -> str:
+        """Load an adapter, turned off; returns its key, a SHA-256.
+
+        See :meth:`worldsim.world.World.load_adapter` for the errors.
+        """
+        ...
+
+    def with_adapters(self, scales: Mapping[str, float]) -> Dynamics[Any]:
+        """Return the same dynamics that uses these adapters, by key, and no other ones."""
+        ...
+
+
+@runtime_checkable
+class AdaptedModel(Protocol):
+    """A :class:`VideoModel` with adapters."""
+
+    def load_adapter(self, path: str | os.PathLike[str]) -> str:
+        """See :meth:`AdaptedDynamics.load_adapter`."""
+        ...
+
+    def use_adapters(self, scales: Mapping[str, float]) -> None:
+        """Use these adapters from now on, by key, and no other ones."""
+        ...
+
+    def acting(self, inputs: VideoInputs) -> AbstractContextManager[None]:
+        """Return a context in which adapters receive the action and the motion of ``inputs``."""
         ...
 
 

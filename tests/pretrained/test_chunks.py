@@ -12,6 +12,7 @@ from worldsim.camera import relative_motion, snap_pose
 from worldsim.pretrained.chunks import (
     approach_cameras,
     empty_context,
+    join,
     past_frames,
     plan_cameras,
     push,
@@ -94,3 +95,25 @@ def test_missing_past_frames_repeat_the_oldest() -> None:
     assert past_frames(context, frame(2))[1, :, 0, 0, 0].tolist() == [1, 1, 2]
     context = push(push(context, frame(3)), frame(4))
     assert past_frames(context, frame(4))[0, :, 0, 0, 0].tolist() == [2, 3, 4]
+
+
+def test_emitted_frames_join_the_past() -> None:
+    """Rows: two of three frames emitted; the same after the first had joined; a dropped chunk."""
+    context = empty_context(3, 2, 3, (1, 1), torch.zeros(3), "cpu")
+    values = torch.tensor([[7, 8, 9]]).repeat(3, 1).to(torch.uint8)
+    context = dataclasses.replace(
+        context,
+        past=torch.tensor([[1, 2], [1, 7], [1, 2]], dtype=torch.uint8)[
+            :, :, None, None, None
+        ].expand(3, 2, 3, 1, 1),
+        present=torch.tensor([[False, False], [False, True], [True, True]]),
+        chunk=values[:, :, None, None, None].expand(3, 3, 3, 1, 1),
+        position=torch.tensor([2, 2, 3]),
+        joined=torch.tensor([0, 1, 3]),
+    )
+    joined = join(context)
+    assert joined.past[:, :, 0, 0, 0].tolist() == [[7, 8], [7, 8], [1, 2]]
+    assert joined.present.all() and joined.joined.tolist() == [2, 2, 3]
+    one = join(dataclasses.replace(context, position=torch.tensor([1, 1, 3])))
+    assert one.past[:, :, 0, 0, 0].tolist() == [[2, 7], [1, 7], [1, 2]]
+    assert one.present.tolist() == [[False, True], [False, True], [True, True]]

@@ -13,6 +13,7 @@ import torch
 
 from tests.helpers.pipelines import tiny_depth, tiny_inpainting
 from tests.helpers.video_pipelines import TEXT, stable_video, wan_vace
+from worldsim.app.worlds import WorldsConfig, worlds
 from worldsim.errors import (
     InvalidInputError,
     NotFoundError,
@@ -58,6 +59,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     depth = tiny_depth()
     depth.model.save_pretrained(folder / "depth")
     depth.image_processor.save_pretrained(folder / "depth")
+    (folder / "depth" / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Depth\n")
     return folder
 
 
@@ -66,6 +68,7 @@ def hub(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub whose repositories are the saved folders."""
     monkeypatch.setattr(loading, "find_pipeline", lambda name: saved / "pipeline")
     monkeypatch.setattr(loading, "find_depth", lambda name: saved / "depth")
+    monkeypatch.setattr(loading, "download", lambda name, *_: saved / name.partition("/")[2])
 
 
 def picture(folder: Path) -> str:
@@ -99,13 +102,20 @@ def test_gymnasium_makes_one_from_folders_and_a_picture(saved: Path, tmp_path: P
         gym.make("worldsim/PretrainedDream-v0", pipeline=str(saved / "pipeline"))
 
 
-def test_a_world_is_saved_by_the_names_of_its_models(hub: None, tmp_path: Path) -> None:
+def test_a_world_is_saved_by_the_names_of_its_models(
+    hub: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     world = pretrained_world(HUB_SOURCE, device="cpu")
     folder = world.save_pretrained(tmp_path / "world")
     assert sum(x.stat().st_size for x in folder.rglob("*") if x.is_file()) < 30_000
     again = World.from_pretrained(folder, device="cpu")
     assert again.weights_id == world.weights_id
     assert again.card["models"]["revision"] == COMMIT
+    told = "someone/video: no licence declared; someone/depth: apache-2.0"
+    assert told in again.card["licence"]
+    worlds(WorldsConfig(folders=(folder,)))
+    printed = capsys.readouterr().out
+    assert told in printed and f"pipeline hub:someone/video at {COMMIT}" in printed
     assert torch.equal(again.ego_motion.steps, world.ego_motion.steps)  # type: ignore[union-attr]
 
 
@@ -133,6 +143,15 @@ def test_revisions_are_pinned() -> None:
         pinned(f"hub:a/b@{COMMIT}", "f" * 40)
     with pytest.raises(InvalidInputError, match="needs a hub repository"):
         pinned("folder", COMMIT)
+
+
+def test_a_commit_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*arguments: object, **settings: object) -> None:
+        raise ValueError("404")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", gone)
+    with pytest.raises(NotFoundError, match=f"'someone/video' on the hub at revision {COMMIT}"):
+        load_dynamics(HUB_SOURCE, "cpu")
 
 
 def test_unknown_conventions_are_named_before_weights_are_read(saved: Path, tmp_path: Path) -> None:

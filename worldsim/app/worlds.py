@@ -24,15 +24,18 @@ MAIN_RESULTS = {
 
 @dataclass(frozen=True)
 class WorldsConfig:
-    """List the shipped worlds."""
+    """List the shipped worlds, or worlds in folders."""
+
+    folders: tuple[Path, ...] = ()
+    """Worlds to describe instead of the shipped ones."""
 
     json: Path | None = None
     """Also write the list to this file."""
 
 
 def worlds(config: WorldsConfig) -> None:
-    """Print the shipped worlds."""
-    found = describe_worlds(SHIPPED)
+    """Print the shipped worlds, or those in ``config.folders``."""
+    found = [_describe(x) for x in config.folders] or describe_worlds(SHIPPED)
     if config.json:
         write_json(config.json, found)
     print("\n\n".join(map(_as_text, found)) or f"no world is shipped in {SHIPPED}")
@@ -41,8 +44,8 @@ def worlds(config: WorldsConfig) -> None:
 def describe_worlds(folder: Path) -> list[JsonObject]:
     """Return one description for every world in ``folder``.
 
-    It has the name, the size in megabytes, and the card's ``summary``, ``trained_on`` and
-    ``results``; or the problem as ``error``.
+    It has the name, the size in megabytes, and the card's ``summary``, ``trained_on``, ``results``,
+    ``licence`` and, for pretrained worlds, ``models``; or the problem as ``error``.
     """
     return [_describe(path.parent) for path in sorted(folder.glob("*/world.json"))]
 
@@ -63,7 +66,13 @@ def _describe(world: Path) -> JsonObject:
         }
     return description | {
         key: card.get(key, empty)
-        for key, empty in (("summary", ""), ("trained_on", ""), ("results", {}))
+        for key, empty in (
+            ("summary", ""),
+            ("trained_on", ""),
+            ("results", {}),
+            ("licence", ""),
+            ("models", {}),
+        )
     }
 
 
@@ -75,6 +84,11 @@ def _as_text(world: JsonObject) -> str:
         lines.append(f"  {world['summary']}")
     if world["trained_on"]:
         lines.append(f"  trained on {world['trained_on']}")
+    models = world["models"] if isinstance(world["models"], dict) else {}
+    for name in ("pipeline", "depth"):
+        if models.get(name):
+            at = models.get("revision" if name == "pipeline" else f"{name}_revision") or "no commit"
+            lines.append(f"  {name} {models[name]} at {at}")
     found = {
         name: world["results"][name]
         for name in MAIN_RESULTS
@@ -87,6 +101,8 @@ def _as_text(world: JsonObject) -> str:
                 f"{_number(name, value)} {MAIN_RESULTS[name]}" for name, value in found.items()
             )
         )
+    if world["licence"]:
+        lines.append(f"  {world['licence']}")
     return "\n".join(lines)
 
 

@@ -127,7 +127,7 @@ def imagine_motion(
     frames' poses are. The memory stays as it is: what would be seen on the way is not drawn, and so
     not walked into. Raises MissingGeometryError for a world without geometry.
     """
-    if world.ego_motion is None or state.frame.pose is None:
+    if world.running.inner.ego_motion is None or state.frame.pose is None:
         raise MissingGeometryError(
             "this world was trained without geometry: it has no poses to imagine, step it instead"
         )
@@ -147,7 +147,7 @@ def imagine_motion(
         if relief is not None
         else map_tensors(lambda x: x.expand(n, *x.shape[1:]), state.memory)
     )
-    aim, poses = Aim(world.ego_motion), []
+    aim, poses = Aim(world.running.inner.ego_motion), []
     for step in range(t):
         around = (
             relief.around(pose) if relief is not None else world.memory.surroundings(memory, pose)

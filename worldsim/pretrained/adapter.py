@@ -5,9 +5,12 @@ An adapter is one class in a file of its own. It says how a pipeline is called f
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
@@ -18,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError, OutOfMemoryError, WorldsimError
+from worldsim.pretrained.lora import ModelAdapters
 from worldsim.protocols import VideoInputs, VideoSpec
 from worldsim.runtime.json_config import check_ranges, content_sha256, to_json
 from worldsim.runtime.ranges import NotNegative
@@ -92,6 +96,7 @@ class VideoAdapter(ABC):
                 f"{title} takes no {', '.join(sorted(set(self.needs) - _arguments(pipeline)))}: it "
                 f"cannot be called as {self.name} pipelines are."
             )
+        self.adapters = ModelAdapters(pipeline)
         if unknown := sorted(set(self.further) - _arguments(pipeline)):
             raise InvalidInputError(
                 f"{title} takes no argument {', '.join(unknown)}: it takes "
@@ -115,7 +120,7 @@ class VideoAdapter(ABC):
     @property
     def spec(self) -> VideoSpec:
         """See :attr:`worldsim.protocols.VideoModel.spec`."""
-        return self._spec
+        return dataclasses.replace(self._spec, action=self.adapters.reads_action)
 
     @property
     def divisor(self) -> int:
@@ -171,6 +176,20 @@ class VideoAdapter(ABC):
                 "weights": checksum(weights_of_parts(self.pipeline.components)),
             }
         )
+
+    def load_adapter(self, path: str | os.PathLike[str]) -> str:
+        """See :meth:`worldsim.protocols.AdaptedDynamics.load_adapter`."""
+        # The model's own identity has no adapters: it is computed before there are any.
+        self.identify()
+        return self.adapters.load(os.fspath(path))
+
+    def use_adapters(self, scales: Mapping[str, float]) -> None:
+        """See :meth:`worldsim.protocols.AdaptedModel.use_adapters`."""
+        self.adapters.use(scales)
+
+    def acting(self, inputs: VideoInputs) -> AbstractContextManager[None]:
+        """See :meth:`worldsim.protocols.AdaptedModel.acting`."""
+        return self.adapters.acting(inputs.act, inputs.motion)
 
     # For adapters.
 

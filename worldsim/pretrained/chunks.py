@@ -23,11 +23,16 @@ class ChunkContext:
 
     p is the number of past frames that the model continues, n that of frames per chunk.
 
-    past: (b, p, 3, h, w) uint8, the newest frames, oldest first.
+    Emitting a frame copies none: past frames and those of the chunk are joined when the next chunk
+    is generated (:func:`join`).
+
+    past: (b, p, 3, h, w) uint8, the newest frames before those of the chunk, oldest first.
     present: (b, p) bool, which of them exist.
     chunk: (b, n, 3, h, w) uint8, the newest chunk.
     planned: (b, n, 4, 4) float32 camera-to-world, the cameras that it was generated for.
     position: (b,) int64 in [0, n], the frames of the chunk that are used up; n without a chunk.
+    joined: (b,) int64 in [0, position], the used frames of the chunk that ``past`` holds or that
+        were dropped.
     act: (b, ...), the action that it was generated for.
     generated, emitted: (b,) int64, frames generated and frames emitted since the start.
     """
@@ -37,6 +42,7 @@ class ChunkContext:
     chunk: Tensor
     planned: Tensor
     position: Tensor
+    joined: Tensor
     act: Tensor
     generated: Tensor
     emitted: Tensor
@@ -65,6 +71,7 @@ def empty_context(
         chunk=torch.zeros(batch, frames, *pictures, dtype=torch.uint8, device=device),
         planned=torch.eye(4, device=device).repeat(batch, frames, 1, 1),
         position=torch.full_like(zeros, frames),
+        joined=torch.full_like(zeros, frames),
         act=act.to(device),
         generated=zeros,
         emitted=zeros.clone(),
@@ -121,6 +128,7 @@ def usable(
 def past_frames(context: ChunkContext, newest: Tensor) -> Tensor:
     """Return the past frames (b, p, 3, h, w), with the oldest repeated where there are fewer.
 
+    context: joined (:func:`join`).
     newest: (b, 3, h, w) uint8, the newest frame; used where the context holds none.
     """
     p = context.present.shape[1]
@@ -132,11 +140,33 @@ def past_frames(context: ChunkContext, newest: Tensor) -> Tensor:
     return held[rows, index]
 
 
-def push(context: ChunkContext, rgb: Tensor) -> ChunkContext:
-    """Return the context with a new newest frame (b, 3, h, w) uint8."""
-    true = torch.ones_like(context.present[:, :1])
+def join(context: ChunkContext) -> ChunkContext:
+    """Return the context whose past frames include those that were emitted from the chunk."""
+    p, n = context.past.shape[1], context.chunk.shape[1]
+    emitted = (context.position - context.joined)[:, None]
+    # Of the past frames followed by the emitted ones, the last p.
+    index = torch.arange(p, device=emitted.device)[None] + emitted
+    rows = torch.arange(len(index), device=index.device)[:, None]
+    before = index < p
+    taken = (context.joined[:, None] + index - p).clamp(0, n - 1)
+    old, new = context.past[rows, index.clamp(max=p - 1)], context.chunk[rows, taken]
     return dataclasses.replace(
         context,
+        past=torch.where(before[:, :, None, None, None], old, new),
+        present=torch.where(before, context.present[rows, index.clamp(max=p - 1)], True),
+        joined=context.position,
+    )
+
+
+def push(context: ChunkContext, rgb: Tensor) -> ChunkContext:
+    """Return the context with a new newest frame (b, 3, h, w) uint8; the chunk is dropped."""
+    context = join(context)
+    true = torch.ones_like(context.present[:, :1])
+    dropped = torch.full_like(context.position, context.chunk.shape[1])
+    return dataclasses.replace(
+        context,
+        position=dropped,
+        joined=dropped.clone(),
         past=torch.cat([context.past[:, 1:], rgb[:, None]], 1),
         present=torch.cat([context.present[:, 1:], true], 1),
     )

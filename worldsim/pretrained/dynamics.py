@@ -14,9 +14,13 @@ The depth of each emitted frame is estimated and aligned with what the memory sh
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import math
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -37,12 +41,14 @@ from worldsim.pretrained.chunks import (
     ChunkContext,
     approach_cameras,
     empty_context,
+    join,
     past_frames,
     plan_cameras,
     push,
     usable,
 )
 from worldsim.protocols import (
+    AdaptedModel,
     DepthEstimator,
     DynamicsSpec,
     Prediction,
@@ -107,6 +113,7 @@ class PretrainedDynamics:
                 "of discrete actions or the size of action vectors."
             )
         model.check_size(height, width)
+        self.scales: dict[str, float] = {}
         self.model, self.depth, self.config = model, depth, config or PretrainedConfig()
         self.spec = DynamicsSpec(
             height=height,
@@ -118,6 +125,24 @@ class PretrainedDynamics:
             window=model.spec.past + 1,
             features=3,
         )
+
+    def load_adapter(self, path: str | os.PathLike[str]) -> str:
+        """See :meth:`worldsim.protocols.AdaptedDynamics.load_adapter`.
+
+        Raises InvalidInputError for a model that takes no adapters.
+        """
+        if not isinstance(self.model, AdaptedModel):
+            raise InvalidInputError(
+                f"{type(self.model).__name__} takes no adapters: it needs load_adapter and "
+                f"use_adapters (worldsim.protocols.AdaptedModel)"
+            )
+        return self.model.load_adapter(path)
+
+    def with_adapters(self, scales: Mapping[str, float]) -> PretrainedDynamics:
+        """See :meth:`worldsim.protocols.AdaptedDynamics.with_adapters`."""
+        other = copy.copy(self)
+        other.scales = dict(scales)
+        return other
 
     def identify(self) -> str:
         """See :meth:`worldsim.protocols.IdentifiedDynamics.identify`."""
@@ -137,8 +162,7 @@ class PretrainedDynamics:
 
     def observe(self, context: ChunkContext, inputs: StepInputs, frame: Frame) -> ChunkContext:
         """Return the context with a given frame. The rest of the chunk is dropped."""
-        dropped = torch.full_like(context.position, self.model.spec.frames)
-        return dataclasses.replace(push(context, frame.rgb), position=dropped)
+        return push(context, frame.rgb)
 
     def predict(self, context: ChunkContext, inputs: StepInputs) -> tuple[Prediction, ChunkContext]:
         """Emit the next frame of each chunk. Chunks that do not fit are generated anew.
@@ -155,10 +179,12 @@ class PretrainedDynamics:
         if missing:
             context = self._generate(context, inputs, missing)
         rows = torch.arange(len(fits), device=fits.device)
-        rgb = context.chunk[rows, context.position]
+        # One copy per row; indexing by two tensors takes twenty times as long.
+        n = self.model.spec.frames
+        rgb = context.chunk.flatten(0, 1).index_select(0, rows * n + context.position)
         frame = Frame(rgb, self._depth_of(rgb, inputs.view), inputs.pose)
         context = dataclasses.replace(
-            push(context, rgb), position=context.position + 1, emitted=context.emitted + 1
+            context, position=context.position + 1, emitted=context.emitted + 1
         )
         return Prediction(frame, rgb.float().mean((2, 3)) / 255.0), context
 
@@ -174,13 +200,18 @@ class PretrainedDynamics:
     ) -> ChunkContext:
         """Return the context with new chunks in the rows ``missing``."""
         assert inputs.pose is not None and inputs.view is not None
+        if isinstance(self.model, AdaptedModel):
+            # Worlds with other adapters may share the model.
+            self.model.use_adapters(self.scales)
+        acts = self.model.spec.action
         frames = self.model.spec.frames
         planned = plan_cameras(inputs.pose, inputs.motion, frames)
         views = [inputs.view, *(self._look(inputs, planned[:, i]) for i in range(1, frames))]
         # (b, n, ...) each.
         control = torch.stack([view.rgb for view in views], 1)
         known = torch.stack([view.mask for view in views], 1)
-        past = past_frames(context, inputs.last.rgb)
+        joined = join(context)
+        past = past_frames(joined, inputs.last.rgb)
         approach = self._approach(inputs) if self.model.spec.approach else None
         seeds = whole_seeds(inputs.seed, inputs.step, inputs.purpose, 1)[:, 0].tolist()
 
@@ -192,24 +223,35 @@ class PretrainedDynamics:
                 known[row],
                 None if approach is None else approach[row],
                 seeds[row],
+                inputs.act[row] if acts else None,
+                inputs.motion[row] if acts else None,
             )
             key = _digest(wanted)
             if key in done:
                 chunk[row] = chunk[done[key]]
                 continue
-            chunk[row] = self._checked(self.model.generate(wanted))
+            with self._acting(wanted):
+                chunk[row] = self._checked(self.model.generate(wanted))
             done[key] = row
         new = torch.zeros_like(context.position, dtype=torch.bool)
         new[missing] = True
         act = new.reshape(-1, *[1] * (inputs.act.ndim - 1))
+        rest = new[:, None]
         return dataclasses.replace(
             context,
+            past=torch.where(rest[:, :, None, None, None], joined.past, context.past),
+            present=torch.where(rest, joined.present, context.present),
+            joined=context.joined.masked_fill(new, 0),
             chunk=chunk,
             planned=torch.where(new[:, None, None, None], planned, context.planned),
             position=context.position.masked_fill(new, 0),
             act=torch.where(act, inputs.act.to(context.act.dtype), context.act),
             generated=context.generated + new * frames,
         )
+
+    def _acting(self, inputs: VideoInputs) -> AbstractContextManager[None]:
+        """Return a context in which the model's adapters receive the action."""
+        return self.model.acting(inputs) if isinstance(self.model, AdaptedModel) else nullcontext()
 
     def _approach(self, inputs: StepInputs) -> Tensor:
         """Return :attr:`worldsim.protocols.VideoInputs.approach` of all rows, (b, p, 3, h, w)."""

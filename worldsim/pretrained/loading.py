@@ -41,7 +41,7 @@ from worldsim.runtime.json_config import check_ranges, from_json, read_json
 from worldsim.runtime.ranges import Number
 from worldsim.runtime.registries import VIDEO_MODELS
 from worldsim.runtime.types import JsonMapping
-from worldsim.world.files import HUB, split_repository
+from worldsim.world.files import HUB, download, split_repository
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 SPARE = 1.25
@@ -278,6 +278,32 @@ def _load(folder: Path, device: torch.device, offload: Offload) -> Any:
     else:
         pipeline.enable_sequential_cpu_offload(device=device)
     return pipeline
+
+
+def licences_of(source: PretrainedSource) -> str:
+    """Return the licences that the models of a world declare, as a text for its card.
+
+    On the hub, the model card of the pinned commit is read.
+    """
+    told = []
+    for name, revision in (
+        (source.pipeline, source.revision),
+        (source.depth, source.depth_revision),
+    ):
+        found = licence_of(_card_folder(name, revision))
+        told.append(f"{name.removeprefix(HUB)}: {found or 'no licence declared'}")
+    return f"Models: {'; '.join(told)}. Their licences apply to what they generate."
+
+
+def _card_folder(name: str, revision: str) -> Path:
+    """Return a folder with the model card, which may be missing."""
+    if not name.startswith(HUB):
+        return Path(name)
+    repository, at = split_repository(name.removeprefix(HUB), revision or None)
+    try:
+        return download(repository, at, ["README.md"], "model card")
+    except NotFoundError:
+        return Path(HUB)  # Where no card lies.
 
 
 def licence_of(folder: Path) -> str | None:

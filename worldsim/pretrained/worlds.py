@@ -12,7 +12,7 @@ from worldsim.camera import default_intrinsics
 from worldsim.errors import InvalidInputError
 from worldsim.memory.slots import PointMemoryConfig
 from worldsim.pretrained.dynamics import PretrainedDynamics
-from worldsim.pretrained.loading import PretrainedSource, load_dynamics
+from worldsim.pretrained.loading import PretrainedSource, licences_of, load_dynamics
 from worldsim.runtime.json_config import to_json
 from worldsim.runtime.types import JsonObject
 from worldsim.world import World
@@ -87,4 +87,4 @@ def _card(source: PretrainedSource | None) -> JsonObject:
         return {}
     found: dict[str, Any] = asdict(source)
     kept = ("pipeline", "revision", "depth", "depth_revision")
-    return {"models": {name: found[name] for name in kept}}
+    return {"models": {name: found[name] for name in kept}, "licence": licences_of(source)}

@@ -16,6 +16,7 @@ EXTRAS = {
     "pyarrow": "lerobot",
     "open3d": "open3d",
     "transformers": "painter",
+    "peft": "adapter",
     "fastapi": "play",
     "uvicorn": "play",
     "websockets": "play",

@@ -508,6 +508,7 @@ class Session:
             generators=(rng.bit_generator.state,),
             frames=tuple(self.frames_to(moment)) if frames and now.world.has_geometry else (),
             weights=now.world.weights_id,
+            adapters=now.world.adapters,
         )
 
     async def restore(self, snapshot: Snapshot, settings: Settings | None = None) -> Present:

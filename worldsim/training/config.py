@@ -47,6 +47,15 @@ class HeadInput(StrEnum):
     with weights, batches and gradient clipping of its own."""
 
 
+class AdapterLayers(StrEnum):
+    """What an adapter changes, beside the inputs of action and camera and the heads."""
+
+    TEMPORAL = "temporal"
+    """The temporal layers."""
+    PIXELS = "pixels"
+    """The temporal layers and the convolutional levels, through which moving pixels pass."""
+
+
 HEAD_INPUTS = {"mini": HeadInput.FRAMES, "task": HeadInput.FRAMES}
 """What heads read by preset, where nothing is asked for; features for the others."""
 
@@ -151,6 +160,11 @@ class TrainConfig:
     init_from: str | None = None
     """World whose weights to start from. If its frame size differs, the positions of tokens are
     interpolated."""
+    adapter: Number = 0
+    """Rank of an adapter (LoRA) of the world ``init_from``, such as 16: only this is trained, and
+    written to ``adapter/``. 0 trains all weights. Needs the extra ``adapter``."""
+    adapter_layers: AdapterLayers = AdapterLayers.TEMPORAL
+    """Layers that an adapter changes: temporal, or pixels (the convolutional levels, too)."""
     compile: bool = True
     """On a GPU, compile the network, and pass episodes through the memory with a compiled copy in
     bfloat16 and CUDA graphs."""

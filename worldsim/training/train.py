@@ -48,7 +48,12 @@ def train(config: TrainConfig, painter: Painter | None = None) -> World:
     """
     for folder in config.data:
         require_recording(folder)
-    return run(Trainer(config, painter))
+    if not config.adapter:
+        return run(Trainer(config, painter))
+    # It imports peft, which other trainings do not need.
+    from worldsim.training.adapter import AdapterTrainer
+
+    return run(AdapterTrainer(config, painter))
 
 
 def run(trainer: Trainer, clock: Clock = time.monotonic) -> World:
@@ -84,8 +89,8 @@ def run(trainer: Trainer, clock: Clock = time.monotonic) -> World:
         after = "interrupted after" if interrupted else "trained"
         again = "; the same command goes on" if interrupted else ""
         say(
-            f"{after} {trainer.step} steps; saved in {config.out}: world/ to use, checkpoint/ to "
-            f"go on from{again}",
+            f"{after} {trainer.step} steps; saved in {config.out}: {trainer.result}/ to use, "
+            f"checkpoint/ to go on from{again}",
             always=True,
         )
     interrupts.end()

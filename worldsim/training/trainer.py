@@ -101,6 +101,8 @@ class Trainer:
     _settings_class: type = TrainConfig
     dynamics = DynamicsConfig()
     """How the world that is trained is sampled."""
+    result = "world"
+    """Folder of what is trained, beside the checkpoint."""
 
     def __init__(self, config: TrainConfig, painter: Painter | None = None) -> None:
         if config.preset not in PRESETS:
@@ -613,10 +615,15 @@ class Trainer:
         with storage_errors(out / "history.json"):
             write_json(out / "history.json", self.history)
         write_checkpoint(out, tensors, meta)
-        with storage_errors(out / "world"):
-            world.save_pretrained(out / "world")
-        if self.config.scenes and not (out / "world" / "scenes").exists():
-            write_starts(self.datasets, self.config.scenes, out / "world" / "scenes")
+        self._write_world(world)
+
+    def _write_world(self, world: World) -> None:
+        """Write the current world beside the checkpoint."""
+        out = self.config.out / "world"
+        with storage_errors(out):
+            world.save_pretrained(out)
+        if self.config.scenes and not (out / "scenes").exists():
+            write_starts(self.datasets, self.config.scenes, out / "scenes")
 
     def resume(self) -> bool:
         """Continue from the checkpoint in the output folder, if there is one."""

@@ -227,8 +227,9 @@ def download(
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        at = "" if revision is None else f" at revision {revision}"
         raise NotFoundError(
-            f"no {kind} {repository!r} on the hub ({type(error).__name__}){hint}"
+            f"no {kind} {repository!r} on the hub{at} ({type(error).__name__}){hint}"
         ) from error
 
 

@@ -16,7 +16,7 @@ from worldsim.errors import InvalidInputError, OutOfMemoryError
 from worldsim.memory.handle import MemoryHandle
 from worldsim.state import WorldState, flatten
 from worldsim.world.engine import free_memory
-from worldsim.world.snapshots import Snapshot, check_generators
+from worldsim.world.snapshots import Snapshot, check_adapters, check_generators
 from worldsim.world.starts import SEED_LIMIT
 from worldsim.world.world import BUCKETS, World, bucket
 
@@ -77,6 +77,7 @@ def check_snapshot(snapshot: Snapshot, world: World, environments: int) -> None:
     if not isinstance(snapshot, Snapshot):
         raise InvalidInputError(f"restore takes what snapshot gave, got {type(snapshot).__name__}")
     if snapshot.weights and snapshot.weights != world.weights_id:
+        check_adapters("this snapshot", snapshot.adapters, world.adapters)
         raise InvalidInputError(
             "this snapshot is of another world, with other weights: restore it where it was taken"
         )

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from worldsim.runtime.files import as_path, is_file, require_finite, require_reg
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.types import Array, JsonMapping, JsonObject
 from worldsim.state import Frame, Trajectory, WorldState, checksum, flatten, unflatten
+from worldsim.world.adapters import describe
 from worldsim.world.config import Termination
 from worldsim.world.world import World, bucket
 
@@ -71,6 +72,7 @@ class Snapshot:
     frames: the frames of the episode so far, each a batch of one, for a single environment that
     keeps them. They do not affect later steps.
     weights: :attr:`worldsim.world.World.weights_id` of the snapshot's world, empty if unknown.
+    adapters: scales of that world's adapters, by name.
     """
 
     state: WorldState
@@ -79,6 +81,7 @@ class Snapshot:
     generators: tuple[JsonMapping, ...]
     frames: tuple[Frame, ...] = ()
     weights: str = ""
+    adapters: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def trajectory(self) -> Trajectory | None:
@@ -160,7 +163,13 @@ def load_snapshot(path: str | os.PathLike[str], world: World) -> Snapshot:
     )
     frames = trajectory.frames if trajectory else ()
     return Snapshot(
-        state.to(world.device), elapsed, resetting, generators, frames, world.weights_id
+        state.to(world.device),
+        elapsed,
+        resetting,
+        generators,
+        frames,
+        world.weights_id,
+        world.adapters,
     )
 
 
@@ -278,11 +287,13 @@ def world_name(world: World) -> str:
 def settings_of(world: World) -> JsonObject:
     """Return the settings of a world that may change between two steps of a dream."""
     dynamics = world.config.dynamics
-    return {
+    settings: JsonObject = {
         "num_inference_steps": dynamics.num_inference_steps,
         "temperature": dynamics.temperature,
         "painted_ahead": world.painting is not None,
     }
+    used = {name: scale for name, scale in world.adapters.items() if scale}
+    return settings | ({"adapters": used} if used else {})
 
 
 def read_settings(path: str | os.PathLike[str]) -> JsonObject | None:
@@ -328,6 +339,8 @@ def fingerprint(world: World) -> str:
         total.update(b"first_features")
     if world.painting is not None:
         total.update(f"painted ahead {world.painting.identity}".encode())
+    for mark in world.adapter_marks():
+        total.update(mark.encode())
     modules: dict[str, Any] = world.modules()
     for part, module in sorted(modules.items()):
         settings = {
@@ -479,8 +492,31 @@ def _check_header(path: Path, metadata: Mapping[str, str], world: World | None) 
             f"{path} has version {version!r}; this worldsim reads up to {VERSION}: upgrade worldsim"
         )
     if world is not None and metadata.get("world") != fingerprint(world):
+        check_adapters(str(path), _adapters_of(metadata), world.adapters)
         raise InvalidInputError(
             f"{path} was saved in another world than this one (real twin "
             f"{metadata.get('env_id')!r}, settings {metadata.get(SETTINGS, 'unknown')[:200]}; here "
             f"{json.dumps(settings_of(world))}; weights or settings differ): load that world first"
+        )
+
+
+def _adapters_of(metadata: Mapping[str, str]) -> dict[str, float]:
+    """Return the adapters that a header names; none if it names none that can be read."""
+    try:
+        found = json.loads(metadata.get(SETTINGS, "null"))["adapters"]
+        return {str(name): float(scale) for name, scale in found.items()}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def check_adapters(what: str, then: Mapping[str, float], now: Mapping[str, float]) -> None:
+    """Raise InvalidInputError if a snapshot was taken with other adapters than the world has.
+
+    what: the snapshot, for the error.
+    """
+    told, here = describe(then), describe(now)
+    if told != here:
+        raise InvalidInputError(
+            f"{what} was taken with {told}, and this world has {here}: load the same ones first "
+            f"(world.load_adapter, world.set_adapters)"
         )

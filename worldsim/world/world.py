@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometry
 from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory
 from worldsim.protocols import (
+    AdaptedDynamics,
     ContextOfViews,
     Dynamics,
     IdentifiedDynamics,
+    NetworkDynamics,
     Painter,
     SceneMemory,
     UncertainDynamics,
@@ -46,6 +48,15 @@ from worldsim.state import (
     bytes_of,
     checksum,
     concatenate,
+)
+from worldsim.world.adapters import (
+    Adapter,
+    change_modules,
+    check_scale,
+    name_of,
+    read_adapter,
+    replace_scales,
+    require_known,
 )
 from worldsim.world.config import Termination, WorldConfig
 from worldsim.world.engine import PLAIN, EngineConfig, resolve_engine
@@ -118,6 +129,7 @@ class World:
     trust: whether the real twin named in ``config`` may be any environment (see
     :func:`worldsim.world.twin.check_twin`).
     painting: paints ahead of the camera; see :meth:`with_painting`.
+    adapters: change the weights that steps are run with; see :meth:`load_adapter`.
 
     Raises InvalidInputError for an object that is not a dynamics, and MissingGeometryError if
     ``config`` has a memory but geometry is missing.
@@ -135,6 +147,7 @@ class World:
         engine: EngineConfig = PLAIN,
         trust: bool = False,
         painting: tuple[Painter, PaintAheadConfig] | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         if isinstance(dynamics, SpaceTimeTransformer):
             dynamics = DiffusionDynamics(dynamics, config.dynamics)
@@ -156,6 +169,7 @@ class World:
         self.card, self.folder = card or {}, folder
         self.trusted = trust
         self._weights_id = ""
+        self._adapters = tuple(adapters)
         self.memory: SceneMemory = memory or (
             PointMemory(config.memory) if config.memory is not None else NoMemory()
         )
@@ -224,9 +238,8 @@ class World:
         takes = Takes.ALL if self.painting is None else self.painting.config.takes
         if self.painting is not None:
             self.painting.use_graphs(engine.graph)
-        step = Step.of(
-            self.config, self._dynamics, self.memory, self.ego_motion, self.outcome, takes
-        )
+        dynamics, ego_motion, outcome = self._adapted()
+        step = Step.of(self.config, dynamics, self.memory, ego_motion, outcome, takes)
         self.running = RunningStep(step, engine)
         self._starts = StartStates(self.running, self.action_space)
 
@@ -372,6 +385,101 @@ class World:
             )
         return self._replace(dynamics=self._dynamics.with_uncertainty(wanted))
 
+    # Adapters.
+
+    @property
+    def adapters(self) -> dict[str, float]:
+        """Scales of the loaded adapters, by name; 0 for those that are turned off."""
+        return {one.name: one.scale for one in self._adapters}
+
+    def load_adapter(
+        self, path: str | os.PathLike[str], name: str = "", scale: float = 1.0
+    ) -> World:
+        """Load an adapter that ``worldsim train --adapter`` wrote; returns the world itself.
+
+        Its change of the weights is added to those of other adapters. The world's own weights stay
+        as they are; steps are run with changed copies and cost the same. States keep what they have
+        seen.
+
+        path: the adapter's folder, or that of its training.
+        name: for :meth:`set_adapters`; by default the folder's name.
+        scale: factor of its effect.
+
+        Raises NotFoundError, DamagedFileError, or InvalidInputError for an adapter that does not
+        fit this world, and for a name that is taken.
+        """
+        if isinstance(self._dynamics, AdaptedDynamics):
+            key = self._dynamics.load_adapter(path)
+            adapter = Adapter(name_of(path, name), check_scale(scale), {}, 1.0, key)
+        else:
+            adapter = read_adapter(path, self.modules(), name, scale)
+        if adapter.name in self.adapters:
+            raise InvalidInputError(
+                f"an adapter {adapter.name!r} is loaded already: give another name, or delete it "
+                f"first (delete_adapters)"
+            )
+        return self._adapt((*self._adapters, adapter))
+
+    def with_adapters(
+        self,
+        adapters: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Mapping[Any, float],
+    ) -> World:
+        """Return a world of the same weights with further adapters.
+
+        adapters: a folder, folders, or scales by folder; see :meth:`load_adapter`.
+        """
+        one = isinstance(adapters, (str, os.PathLike))
+        folders: Iterable[Any] = [adapters] if one else adapters  # type: ignore[assignment]
+        world = self._replace()
+        for folder in folders:
+            scale = adapters[folder] if isinstance(adapters, Mapping) else 1.0
+            world.load_adapter(folder, scale=scale)
+        return world
+
+    def set_adapters(
+        self, names: str | Iterable[str], scales: float | Iterable[float] = 1.0
+    ) -> World:
+        """Set which loaded adapters are used, and their scales; returns the world itself.
+
+        Those that are not named are turned off. Raises InvalidInputError for an unknown name.
+        """
+        return self._adapt(replace_scales(self._adapters, names, scales))
+
+    def delete_adapters(self, names: str | Iterable[str]) -> World:
+        """Unload adapters; returns the world itself. Raises InvalidInputError for unknown names."""
+        gone = [names] if isinstance(names, str) else list(names)
+        require_known(self.adapters, gone)
+        return self._adapt(tuple(one for one in self._adapters if one.name not in gone))
+
+    def fuse_adapters(self) -> World:
+        """Return a world whose own weights include the adapters, for example to save it.
+
+        Raises InvalidInputError for a pretrained video model, whose weights stay its own.
+        """
+        if isinstance(self._dynamics, AdaptedDynamics) and self._adapters:
+            raise InvalidInputError(
+                "the adapters of a video model cannot be fused: load them beside it each time"
+            )
+        dynamics, ego_motion, outcome = self._adapted()
+        return self._replace(dynamics=dynamics, ego_motion=ego_motion, outcome=outcome, adapters=())
+
+    def _adapted(self) -> tuple[Dynamics, Any, Any]:
+        """Return dynamics, ego-motion and outcome head with the adapters' weights."""
+        changed = change_modules(self.modules(), self._adapters)
+        dynamics = self._dynamics
+        if isinstance(dynamics, AdaptedDynamics):
+            dynamics = dynamics.with_adapters({x.sha256: x.scale for x in self._adapters})
+        elif "dynamics" in changed:
+            assert isinstance(dynamics, NetworkDynamics)
+            dynamics = dynamics.with_network(changed["dynamics"])
+        ego_motion = changed.get("ego_motion", self.ego_motion)
+        return dynamics, ego_motion, changed.get("outcome", self.outcome)
+
+    def _adapt(self, adapters: tuple[Adapter, ...]) -> World:
+        self._adapters, self._weights_id = adapters, ""
+        self._run_by(self.engine)
+        return self
+
     def _replace(self, **changes: Any) -> World:
         """Return a world of the same weights with some constructor arguments replaced."""
         kept: dict[str, Any] = {
@@ -385,6 +493,7 @@ class World:
             "engine": self.engine,
             "trust": self.trusted,
             "painting": self.painting and (self.painting.painter, self.painting.config),
+            "adapters": self._adapters,
         }
         return World(**(kept | changes))
 
@@ -558,8 +667,14 @@ class World:
                 total.update(f"{part} {checksum(module.state_dict())}".encode())
             if isinstance(self._dynamics, IdentifiedDynamics):
                 total.update(f"dynamics {self._dynamics.identify()}".encode())
+            for mark in self.adapter_marks():
+                total.update(mark.encode())
             self._weights_id = total.hexdigest()
         return self._weights_id
+
+    def adapter_marks(self) -> list[str]:
+        """Return what tells the used adapters apart: checksums and scales, in a fixed order."""
+        return sorted(f"adapter {one.sha256} {one.scale}" for one in self._adapters if one.scale)
 
     def save_pretrained(self, folder: str | os.PathLike[str], eight_bit: bool = False) -> Path:
         """Write the world to ``folder`` atomically: ``world.json`` and one sub-folder per module.

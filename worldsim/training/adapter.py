@@ -1,0 +1,176 @@
+"""Adapters: small changes of a world's weights, trained on one's own data.
+
+``worldsim train --adapter 16 --init-from WORLD`` trains LoRA (Hu et al. 2021) through peft, on the
+layers that carry time (:data:`TARGETS`). Every change starts at zero, so training starts from the
+world as it is, and the world's own weights never change. The inputs of action and camera are among
+them: a change of a linear input is a second input beside it, which starts at zero, as in SimDA
+(Xing et al. 2023) and CameraCtrl (He et al. 2024).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from worldsim.errors import InvalidInputError
+from worldsim.protocols import Painter
+from worldsim.runtime.extras import missing
+from worldsim.runtime.files import replacing_folder, save_tensors, storage_errors
+from worldsim.runtime.json_config import to_json, write_json
+from worldsim.runtime.types import JsonObject
+from worldsim.training.config import AdapterLayers, TrainConfig
+from worldsim.training.factory import Modules
+from worldsim.training.trainer import Trainer
+from worldsim.world import World
+from worldsim.world.adapters import BASE, CONFIG, PREFIX, WEIGHTS, check_share, factor_shapes
+from worldsim.world.frame_outcome import FrameOutcomeHead
+
+ADAPTER = "adapter"
+"""Folder of the adapter in the folder of its training, and its name there."""
+TARGETS = {
+    "dynamics": (
+        r"blocks\.\d+\.temporal\.(qkv|out)",  # the temporal layers
+        r"action|modulation",  # the action's input
+        r"rays|motion\.[02]",  # the camera's inputs
+    ),
+    "ego_motion": (r"(unhindered|correction)\..*",),
+    "outcome": (r".*",),
+}
+"""By module of the world, the names of the layers that are adapted, as regular expressions."""
+PIXELS = r"out|down\.\d+|(encoder|decoder)\.\d+\.(conv[12]|modulation)"
+"""The same for the network's convolutional levels. Not ``stem`` and ``up``: the network reads
+the channels of the one, and the other moves channels to pixels, which peft's layers do not know."""
+_LOSS_NAMES = {"network": "dynamics", "ego_motion": "ego_motion", "outcome": "outcome"}
+"""Names of the modules in the loss, and in a world."""
+
+
+class AdapterTrainer(Trainer):
+    """Trains an adapter of the world ``config.init_from``; see :class:`Trainer`.
+
+    Raises InvalidInputError without a world, for frames of another size than the world's, and for a
+    rank that takes more than 5% of the world's parameters; MissingDependencyError without peft.
+    """
+
+    result = ADAPTER
+
+    def __init__(self, config: TrainConfig, painter: Painter | None = None) -> None:
+        if config.adapter < 1 or config.init_from is None:
+            raise InvalidInputError(
+                f"--adapter {config.adapter} adapts a world: name it with --init-from"
+            )
+        self._base = World.from_pretrained(config.init_from, device="cpu")
+        super().__init__(config, painter)
+
+    def _modules(self) -> Modules:
+        """Return the world's modules with new adapters in their layers."""
+        network, ego, outcome = super()._modules()
+        held = self._base.modules()
+        given = {"dynamics": network, "outcome": outcome, "ego_motion": ego}
+        for name, module in given.items():
+            if module is not None and module.settings != held[name].settings:
+                raise InvalidInputError(
+                    f"--adapter {self.config.adapter}: the recording needs another {name} than "
+                    f"{self.config.init_from} has (frames of another size, or --head-input): leave "
+                    f"--adapter out, or record with the world's settings"
+                )
+        modules = {name: module for name, module in given.items() if module is not None}
+        layers = adapted_layers(modules, self.config.adapter_layers)
+        check_share(modules, layers, self.config.adapter)
+        self._peft = inject(modules, layers, self.config.adapter)
+        return network, ego, outcome
+
+    def _measure_outcomes(self) -> None:
+        """Keep the heads' units: they are the world's."""
+        if isinstance(self.outcome, FrameOutcomeHead) and len(self.buffer):
+            assert self.transitions is not None
+            self.transitions.refresh()
+
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """Return the averaged weights of the adapter by peft's names, on the CPU."""
+        tensors = {}
+        for name, value in self.averages().items():
+            if ".lora_" in name:
+                part, layer = name.split(".", 1)
+                plain = layer.replace(f".{ADAPTER}", "")
+                tensors[f"{PREFIX}{_LOSS_NAMES[part]}.{plain}"] = value.detach().cpu().contiguous()
+        return tensors
+
+    def write_adapter(self, folder: Path) -> None:
+        """Write the adapter, averaged, as peft does. Raises StorageError."""
+        with replacing_folder(folder) as new:
+            write_json(new / CONFIG, {**self._peft, "base_model_name_or_path": self._base_name()})
+            header = {"format": "pt", BASE: self._base.weights_id}
+            save_tensors(self.adapter_tensors(), new / WEIGHTS, header)
+
+    def _base_name(self) -> str:
+        source = self._base.card.get("source")
+        return str(source or self.config.init_from)
+
+    def world(self, measured: JsonObject | None = None) -> World:
+        """Return the world with the adapter loaded, on the CPU."""
+        folder = self.config.out / ADAPTER
+        self.write_adapter(folder)
+        return World.from_pretrained(str(self.config.init_from), device="cpu").load_adapter(folder)
+
+    def _write_world(self, world: World) -> None:
+        """Write the card of the training; :meth:`world` has written the adapter."""
+        card = {
+            "base": self._base_name(),
+            "trained_on": self.dataset.info.env_id,
+            "frames": self.frames,
+            "parameters": sum(x.numel() for x in self.adapter_tensors().values()),
+            "steps": self.step,
+            "minutes": round(self.elapsed / 60, 2),
+            "config": self._settings(),
+        }
+        with storage_errors(self.config.out / "adapter.json"):
+            write_json(self.config.out / "adapter.json", to_json(card))
+
+
+def adapted_layers(
+    modules: Mapping[str, nn.Module], which: AdapterLayers = AdapterLayers.TEMPORAL
+) -> list[str]:
+    """Return the names ``PART.LAYER`` of the layers that are adapted."""
+    targets = dict(TARGETS)
+    if which == AdapterLayers.PIXELS:
+        targets["dynamics"] = (*targets["dynamics"], PIXELS)
+    return [
+        f"{part}.{name}"
+        for part, module in modules.items()
+        for name, layer in module.named_modules()
+        if factor_shapes(layer, 1) is not None
+        and any(re.fullmatch(pattern, name) for pattern in targets.get(part, ()))
+    ]
+
+
+def inject(modules: Mapping[str, nn.Module], layers: Iterable[str], rank: int) -> JsonObject:
+    """Put a new adapter into the layers, in place; returns its settings as peft writes them.
+
+    Only the adapter's parameters are trained from then on.
+
+    Raises MissingDependencyError without peft.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise missing("adapters are trained with peft", "adapter", error) from error
+    names = sorted(layers)
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names, bias="none")
+    whole = nn.ModuleDict(dict(modules))
+    inject_adapter_in_model(config, whole, adapter_name=ADAPTER)
+    for name, parameter in whole.named_parameters():
+        parameter.requires_grad_(".lora_" in name)
+    settings: dict[str, Any] = {
+        k: sorted(v) if isinstance(v, (set, frozenset)) else v for k, v in config.to_dict().items()
+    }
+    settings["target_modules"] = names
+    settings["inference_mode"] = True
+    return {k: v for k, v in settings.items() if _is_plain(v)}
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, list, dict))

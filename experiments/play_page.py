@@ -207,6 +207,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="measure parts that the file has")
     parser.add_argument("--world", default="freedoom-tiny")
     parser.add_argument("--engine", default="fast")
+    parser.add_argument("--threads", type=int, help="of the server; by default its own choice")
     parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--warm", type=float, default=WARM, help="seconds of a walk before")
     parser.add_argument("--walk-seconds", type=float, default=180.0)
@@ -221,6 +222,8 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     arguments = parse()
     arguments.server = ["--world", arguments.world, "--engine", arguments.engine]
+    if arguments.threads:
+        arguments.server += ["--threads", str(arguments.threads)]
     found: dict[str, Any] = {"parts": {}}
     if arguments.json.exists():
         found = json.loads(arguments.json.read_text())

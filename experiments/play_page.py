@@ -156,7 +156,7 @@ def measure_people(arguments: argparse.Namespace) -> Result:
         asked.seconds = arguments.one_seconds
         one = load(url, asked, 1, 1, None, process.pid)
         asked.seconds = arguments.people_seconds
-        several = arguments.people, 1, arguments.fps
+        several = arguments.people, arguments.bucket, arguments.fps
         all_ = load(url, asked, *several, process.pid)
         resident = browser.resident_mb(process)
         forks = asyncio.run(fork(url, asked, process.pid))
@@ -214,6 +214,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--people", type=int, default=8)
     parser.add_argument("--people-seconds", type=float, default=300.0)
     parser.add_argument("--one-seconds", type=float, default=40.0)
+    parser.add_argument("--bucket", type=int, default=8, help="of the people's sessions")
     parser.add_argument("--fps", type=float, default=8.75, help="of each of the people")
     parser.add_argument("--forks", type=int, default=8)
     return parser.parse_args()

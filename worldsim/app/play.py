@@ -15,6 +15,7 @@ from worldsim.runtime.arguments import whole
 from worldsim.runtime.extras import missing
 from worldsim.runtime.hosts import is_own, require_port
 from worldsim.runtime.ranges import Count
+from worldsim.runtime.threads import serving_threads, use_threads
 from worldsim.sessions.config import SessionsConfig
 from worldsim.sessions.spare_twin import SpareTwin
 
@@ -90,6 +91,7 @@ def make_server(config: PlayConfig, spare: SpareTwin | None = None) -> tuple[Ser
     except ImportError as error:
         raise missing("the play page needs FastAPI and uvicorn", "play", error) from error
     require_port(config.host, config.port)
+    use_threads(serving_threads(config.threads))
     token = "" if is_own(config.host) else secrets.token_urlsafe(16)
     worlds, name = _worlds(config)
     sessions = dataclasses.replace(config, worlds=worlds)

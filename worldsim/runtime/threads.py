@@ -24,6 +24,24 @@ def wait_passively() -> None:
         os.environ.setdefault(name, value)
 
 
+FEW = 2
+"""Processors of which a server leaves one to the browser, the twins and its own event loop."""
+
+
+def serving_threads(count: int | None) -> int | None:
+    """Return the threads of a server that steps worlds on a CPU; None leaves PyTorch's default.
+
+    With two processors or fewer, one thread steps, unless ``count`` says otherwise. Two that share
+    a core compute hardly more together than one (docs/experiments/sessions.md).
+    """
+    if count is not None:
+        return count
+    processors = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )
+    return 1 if (processors or 1) <= FEW else None
+
+
 def use_threads(count: int | None) -> None:
     """Set the number of threads that PyTorch computes with; None leaves its default.
 

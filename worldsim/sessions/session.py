@@ -36,7 +36,7 @@ from worldsim.sessions.batcher import Batcher, Held
 from worldsim.sessions.catalogue import Catalogue, VariantKey
 from worldsim.sessions.crates import edit_state
 from worldsim.sessions.history import History, Keyframe, Moment
-from worldsim.sessions.present import Present, fit_state, present_after, present_at
+from worldsim.sessions.present import Present, arithmetic_of, fit_state, present_after, present_at
 from worldsim.sessions.protocol import (
     ActionEntry,
     ActionValue,
@@ -592,6 +592,7 @@ class Session:
             engine=self.engine,
             bucket=self.bucket,
             device=now.world.device.type,
+            arithmetic=arithmetic_of(now.world),
             start=start,
             seed=self.seed or 0,
             settings=self.root_settings,

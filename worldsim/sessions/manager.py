@@ -443,6 +443,7 @@ class SessionManager:
             self.sessions.pop(made.id, None)
             made.id = session
             self.sessions[session] = made
+            saver.take_over(opened)
             self._saved_roots[session] = made.history
             self._saved_at[session] = time.time(), made.history.entries
         except BaseException:

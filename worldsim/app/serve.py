@@ -14,7 +14,6 @@ from worldsim.runtime.arguments import whole
 from worldsim.runtime.extras import missing
 from worldsim.runtime.hosts import is_own, require_port
 from worldsim.runtime.progress import say
-from worldsim.runtime.threads import serving_threads, use_threads
 from worldsim.sessions.config import SessionsConfig
 
 if TYPE_CHECKING:
@@ -80,7 +79,6 @@ def make_server(config: ServeConfig) -> Server:
     except ImportError as error:
         raise missing("the session server needs FastAPI and uvicorn", "play", error) from error
     require_port(config.host, config.port)
-    use_threads(serving_threads(config.threads))
     token = config.token or ("" if is_own(config.host) else secrets.token_urlsafe(16))
     served = AppConfig(config.host, token, config.upload_mb)
     app = create_app(config, served)

@@ -12,6 +12,8 @@ import os
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 """Environment variables that let threads sleep while they wait: OpenMP's own, and that of Intel's
 and LLVM's OpenMP."""
+FEW = 2
+"""Processors of which a page's server leaves one to the browser, the twins and its event loop."""
 
 
 def wait_passively() -> None:
@@ -24,12 +26,8 @@ def wait_passively() -> None:
         os.environ.setdefault(name, value)
 
 
-FEW = 2
-"""Processors of which a server leaves one to the browser, the twins and its own event loop."""
-
-
-def serving_threads(count: int | None) -> int | None:
-    """Return the threads of a server that steps worlds on a CPU; None leaves PyTorch's default.
+def page_threads(count: int | None) -> int | None:
+    """Return the threads that step worlds behind a page on a CPU; None leaves PyTorch's default.
 
     With two processors or fewer, one thread steps, unless ``count`` says otherwise. Two that share
     a core compute hardly more together than one (docs/experiments/sessions.md).

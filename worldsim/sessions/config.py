@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.json_config import check_ranges
-from worldsim.runtime.ranges import Positive, Share, Threads
+from worldsim.runtime.ranges import Positive, Share
 
 ENGINES = ("plain", "fast", "compiled")
 
@@ -29,10 +29,6 @@ class SessionsConfig:
     """Batch bucket of sessions that do not ask for one: how many sessions are stepped at once. By
     default 1 on a CPU, as in a single environment, and 128 on a GPU. On a CPU, 8 is faster for five
     people and more, and slower for fewer."""
-    threads: Threads | None = None
-    """Threads that compute steps on a CPU. By default one where there are at most two processors,
-    since browser and twins need the other one, else PyTorch's choice. Walks replay bit by bit with
-    the same number."""
     sessions: Annotated[int, Ge(1), Le(4096)] | None = None
     """Sessions at once. By default 16 on a CPU, 256 on a GPU."""
     idle_minutes: Positive = 30.0

@@ -140,7 +140,7 @@ class SavedSessions:
                 save_snapshot(latest, world, folder / newest)
             moment = saved.latest and saved.latest.model_copy(update={"file": newest})
             saved = saved.model_copy(update={"root": first, "latest": moment})
-            write_json(folder / FILE, saved.model_dump(mode="json", exclude_defaults=True))
+            write_json(folder / FILE, saved.model_dump(mode="json", exclude_none=True))
             self._roots[saved.id] = first
             for path in folder.glob("*.safetensors"):
                 if path.name not in (first, newest):

@@ -107,7 +107,11 @@ export class Memory3d {
     this.gl = this.surface.getContext("webgl2", { antialias: false, preserveDrawingBuffer: true });
     if (this.gl) this.#prepare();
     else say("memory-hint", "This browser has no WebGL2.");
-    player.addEventListener("opened", () => { this.marked = null; this.#renew(); });
+    player.addEventListener("opened", () => {
+      this.marked = null;
+      if (this.gl) say("memory-hint", "Click a point to mark it.");
+      this.#renew();
+    });
     player.addEventListener("shown", (event) => this.#frame(event.detail));
     player.addEventListener("rests", () => { if (this.stale) this.#fetch(); else this.draw(true); });
     player.addEventListener("jumped", () => this.#renew());

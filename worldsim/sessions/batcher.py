@@ -42,6 +42,12 @@ WINDOW = 0.004
 its last forward."""
 LONGEST_WAIT = 8
 """It waits for at most so many windows."""
+PATIENCE = 0.15
+"""Share of the last forward's time for which it waits where that is longer than the window."""
+MOST_PATIENCE = 0.5
+"""It waits for at most this share. On a CPU a forward takes long, and two half-full ones twice."""
+LONG_FORWARD = 0.5
+"""Seconds of a forward of which these are shares, at most."""
 
 
 class Held:
@@ -135,13 +141,31 @@ class Lane:
 
     waiting: steps that have not begun.
     attached: states that are rows of batches.
-    expected: sessions in the newest forward.
+    seconds: that the newest forward took.
+    seen: number of the last forward of each session that was in one of the two newest.
+    forwards: so far.
+    anonymous: steps of the newest forward that do not say which session they are of.
     """
 
     bucket: int
     waiting: deque[StepRequest] = field(default_factory=deque)
     attached: weakref.WeakSet[Held] = field(default_factory=weakref.WeakSet)
-    expected: int = 1
+    seconds: float = 0.0
+    seen: dict[str, int] = field(default_factory=dict)
+    forwards: int = 0
+    anonymous: int = 1
+
+    @property
+    def expected(self) -> int:
+        """Steps that the next forward may wait for: of sessions that step at present."""
+        return min(self.bucket, max(self.anonymous, len(self.seen)))
+
+    def count(self, requests: Sequence[StepRequest]) -> None:
+        """Note who takes part in a forward that begins."""
+        self.forwards += 1
+        self.anonymous = sum(not request.who for request in requests)
+        self.seen |= {request.who: self.forwards for request in requests if request.who}
+        self.seen = {who: at for who, at in self.seen.items() if at > self.forwards - 2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +182,7 @@ class StepRequest:
     future: asyncio.Future[Outcome]
     loop: asyncio.AbstractEventLoop
     since: float
+    who: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,14 +222,18 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="worldsim-steps", daemon=True)
         self._thread.start()
 
-    def step(self, world: World, bucket: int, held: Held, act: Array) -> asyncio.Future[Outcome]:
+    def step(
+        self, world: World, bucket: int, held: Held, act: Array, who: str = ""
+    ) -> asyncio.Future[Outcome]:
         """Step one session; the future, of the running event loop, tells the outcome.
 
         bucket: rows of the forward, of :data:`worldsim.world.world.BUCKETS`.
         act: (1,) int64 or (1, n) float32.
+        who: name of the session. A forward waits a little for sessions that step at present.
         """
         loop = asyncio.get_running_loop()
-        request = StepRequest(world, held, act, loop.create_future(), loop, time.perf_counter())
+        now = time.perf_counter()
+        request = StepRequest(world, held, act, loop.create_future(), loop, now, who)
         with self._changed:
             self._require_open()
             lane = self._lanes.setdefault(world, {}).setdefault(bucket, Lane(bucket))
@@ -268,30 +297,37 @@ class Batcher:
     def _run_lane(self, lane: Lane) -> None:
         requests = self._take(lane)
         if requests:
+            begun = time.perf_counter()
+            lane.count(requests)
             self._forward(lane, requests)
+            lane.seconds = time.perf_counter() - begun
         with self._changed:
             if lane.waiting and lane not in self._turns:
                 self._turns.append(lane)
 
     def _take(self, lane: Lane) -> list[StepRequest]:
         """Return the steps of the next forward, at most ``bucket``."""
-        expected = min(lane.bucket, lane.expected)
         now = time.perf_counter()
-        last = now + LONGEST_WAIT * self.window
-        with self._changed:
-            quiet, found = now + self.window, len(lane.waiting)
-            while found < expected and lane.bucket > 1 and not self._ended:
-                left = min(quiet, last) - time.perf_counter()
-                if left <= 0:
-                    break
-                self._changed.wait(left)
+        # The first forward may have compiled something.
+        took = min(lane.seconds, LONG_FORWARD)
+        window = max(self.window, PATIENCE * took)
+        last = now + max(LONGEST_WAIT * self.window, MOST_PATIENCE * took)
+        quiet, found = now + window, 0
+        while True:
+            with self._changed:
                 if len(lane.waiting) > found:
-                    quiet, found = time.perf_counter() + self.window, len(lane.waiting)
-            return [lane.waiting.popleft() for _ in range(min(lane.bucket, len(lane.waiting)))]
+                    quiet, found = time.perf_counter() + window, len(lane.waiting)
+                left = min(quiet, last) - time.perf_counter()
+                full = lane.bucket == 1 or found >= lane.expected
+                if full or left <= 0 or self._ended:
+                    return [lane.waiting.popleft() for _ in range(min(lane.bucket, found))]
+                if not self._calls:
+                    self._changed.wait(left)
+            # Pictures of the frames before, without which their sessions do not step again.
+            self._run_calls()
 
     def _forward(self, lane: Lane, requests: list[StepRequest]) -> None:
         begun = time.perf_counter()
-        lane.expected = len(requests)
         requests = sorted(requests, key=lambda request: request.held.place)
         try:
             outcomes = self._step(lane, requests, begun)

@@ -331,7 +331,7 @@ class Session:
         self.history.require_room()
         if self._twin_stale:
             await self._rewind_twin(self.history.now)
-        future = self.batcher.step(now.world, self.bucket, now.held, tensor)
+        future = self.batcher.step(now.world, self.bucket, now.held, tensor, self.id)
         begun = time.perf_counter()
         beside = self.twin is not None and not twin_later
         twin_future = self.twin.step(taken) if self.twin is not None and beside else None

@@ -67,6 +67,9 @@ def play(config: PlayConfig) -> None:
     cannot be used.
     """
     require_port(config.host, config.port)
+    from worldsim.runtime.limits import share_arenas
+
+    share_arenas()
     # It imports PyTorch beside this process.
     spare = SpareTwin()
     try:

@@ -156,7 +156,7 @@ def measure_people(arguments: argparse.Namespace) -> Result:
         asked.seconds = arguments.one_seconds
         one = load(url, asked, 1, 1, None, process.pid)
         asked.seconds = arguments.people_seconds
-        several = arguments.people, 1, arguments.fps
+        several = arguments.people, arguments.bucket, arguments.fps
         all_ = load(url, asked, *several, process.pid)
         resident = browser.resident_mb(process)
         forks = asyncio.run(fork(url, asked, process.pid))
@@ -207,12 +207,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="measure parts that the file has")
     parser.add_argument("--world", default="freedoom-tiny")
     parser.add_argument("--engine", default="fast")
+    parser.add_argument("--threads", type=int, help="of the server; by default its own choice")
     parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--warm", type=float, default=WARM, help="seconds of a walk before")
     parser.add_argument("--walk-seconds", type=float, default=180.0)
     parser.add_argument("--people", type=int, default=8)
     parser.add_argument("--people-seconds", type=float, default=300.0)
     parser.add_argument("--one-seconds", type=float, default=40.0)
+    parser.add_argument("--bucket", type=int, default=8, help="of the people's sessions")
     parser.add_argument("--fps", type=float, default=8.75, help="of each of the people")
     parser.add_argument("--forks", type=int, default=8)
     return parser.parse_args()
@@ -221,6 +223,8 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     arguments = parse()
     arguments.server = ["--world", arguments.world, "--engine", arguments.engine]
+    if arguments.threads:
+        arguments.server += ["--threads", str(arguments.threads)]
     found: dict[str, Any] = {"parts": {}}
     if arguments.json.exists():
         found = json.loads(arguments.json.read_text())

@@ -38,7 +38,9 @@ class Stand:
         self.step_of, self.first = batcher.step, None
         self.waiting: list[asyncio.Future[Outcome]] = []
 
-    def step(self, world: World, bucket: int, held: Held, act: Array) -> asyncio.Future[Outcome]:
+    def step(
+        self, world: World, bucket: int, held: Held, act: Array, who: str = ""
+    ) -> asyncio.Future[Outcome]:
         if self.first is None:
             return asyncio.ensure_future(self._take_first(world, held, act))
         loop = asyncio.get_running_loop()

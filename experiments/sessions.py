@@ -39,6 +39,10 @@ BUSY = (1, 1, 1, 3, 1, 1, 4, 1)
 """What a client walks, over and over."""
 PAGE_VIEWS = ["rgb", "twin", "depth", "memory"]
 """Pictures that the play page asks for."""
+SLOW_COLUMNS = ("at", "latency", "server_ms", "queue_ms")
+"""Lists of a client that tell where a slow step's time went."""
+MOST_SLOW = 12
+"""Slow moments that are told."""
 POINTS_EVERY = 0.9
 """Seconds from one question for the memory's new points to the next, as on the page."""
 
@@ -63,6 +67,8 @@ class Client:
         self.frames: list[float] = []
         self.batch: list[int] = []
         self.server_ms: list[float] = []
+        self.queue_ms: list[float] = []
+        self.at: list[float] = []
         self.seen: int | None = None
         self.asked = 0.0
 
@@ -120,6 +126,8 @@ class Client:
                 self.frames.append(time.perf_counter())
                 self.batch.append(header["ms"]["batch"])
                 self.server_ms.append(header["ms"]["step"])
+                self.queue_ms.append(header["ms"]["queue"])
+                self.at.append(sent - begun)
                 await self.look_at_points(socket)
                 tick += 1
                 if fps is not None:
@@ -219,7 +227,31 @@ def load(
         "stepped_together": round(float(batch.mean()), 1),
         "forward_ms": round(float(np.median(step_ms)), 2),
         "loop_cpu_ms": round(1e3 * busy / len(latency), 3),
+        "slow": slowest(many),
     }
+
+
+def slowest(many: list[Client]) -> list[dict[str, float]]:
+    """Return the slowest steps: when, for how many clients, and where the time went.
+
+    Steps that were sent in the same 50 ms count as one.
+    """
+    columns = [np.concatenate([getattr(one, name) for one in many]) for name in SLOW_COLUMNS]
+    at, latency, server_ms, queue_ms = columns
+    order = np.argsort(-latency)[: max(1, len(latency) // 100)]
+    groups: dict[int, list[int]] = {}
+    for i in order.tolist():
+        groups.setdefault(int(at[i] / 0.05), []).append(i)
+    return [
+        {
+            "at_s": round(0.05 * when, 2),
+            "clients": len(found),
+            "latency_ms": round(1e3 * float(latency[found].max()), 1),
+            "forward_ms": round(float(server_ms[found].max()), 1),
+            "queue_ms": round(float(queue_ms[found].max()), 1),
+        }
+        for when, found in sorted(groups.items(), key=lambda pair: -len(pair[1]))[:MOST_SLOW]
+    ]
 
 
 async def fork(url: str, arguments: argparse.Namespace, pid: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 
 import worldsim  # noqa: F401  registers the environments
 from worldsim.errors import InvalidInputError
-from worldsim.runtime.threads import WAITING
+from worldsim.runtime.threads import WAITING, page_threads
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +38,16 @@ def test_environments_take_threads(world_folder: Path, options: dict[str, Any]) 
     for wrong in (0, 2.5, "two", 100_000):
         with pytest.raises(InvalidInputError, match="threads = "):
             make("worldsim/Dream-v0", world=world_folder, device="cpu", threads=wrong, **options)
+
+
+@pytest.mark.parametrize(
+    ("given", "processors", "threads"), [(None, 1, 1), (None, 2, 1), (None, 3, None), (2, 2, 2)]
+)
+def test_a_page_leaves_one_of_two_processors_to_the_browser(
+    given: int | None, processors: int, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(processors)))
+    assert page_threads(given) == threads
 
 
 @pytest.mark.parametrize("agent", ["actor_critic", "cem", "mppi"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -73,6 +74,34 @@ def test_rows_are_those_of_a_batch(batcher: Batcher, tiny_world: World, room_sce
     same(second[1].held.get(tiny_world), alone(expected[2], 1))
     same(third[0].held.get(tiny_world), alone(alone(expected[0], 1), 2))
     same(third[1].held.get(tiny_world), alone(expected[1], 3))
+
+
+def test_a_forward_waits_for_sessions_that_step_at_present(
+    tiny_world: World, room_scene: Any
+) -> None:
+    """Calls run meanwhile: the others may need them before they step again."""
+    batcher = Batcher(window=1.0)
+    helds = starts(tiny_world, room_scene, 3)
+    names = ["a", "b", "c"]
+
+    async def steps() -> tuple[list[int], bool, list[int]]:
+        together = threading.Event()
+        batcher.call(together.wait)
+        first = [batcher.step(tiny_world, 8, helds[i], act(1), names[i]) for i in range(3)]
+        together.set()
+        done = await asyncio.gather(*first)
+        lane = batcher._lanes[tiny_world][8]
+        expected = lane.expected
+        early = batcher.step(tiny_world, 8, done[0].held, act(1), "a")
+        await asyncio.wrap_future(batcher.call(lambda: None))
+        waited = not early.done() and expected == 3
+        late = [batcher.step(tiny_world, 8, done[i].held, act(1), names[i]) for i in (1, 2)]
+        again = await asyncio.gather(early, *late)
+        return [one.batch for one in done], waited, [one.batch for one in again]
+
+    first, waited, second = asyncio.run(steps())
+    batcher.close()
+    assert first == second == [3, 3, 3] and waited
 
 
 def test_a_failing_step_fails_alone(batcher: Batcher, tiny_world: World, room_scene: Any) -> None:

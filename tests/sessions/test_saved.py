@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import shutil
@@ -104,6 +105,63 @@ def test_closed_sessions_can_be_resumed_and_deleted_ones_not(room: World, tmp_pa
         again.close()
         assert server.request("POST", f"/saved/{kept.session}/resume")[0] == 404
         assert server.request("DELETE", "/saved/..%2f..")[0] == 404
+
+
+def test_twins_crates_and_settings_are_resumed(room: World, tmp_path: Path) -> None:
+    """What a file names by its kind comes back: the start beside the twin, an edit, a change."""
+    start = {"kind": "twin", "history": 4, "options": {"map": "room-6"}, "seed": 3}
+    with serving({"room": room}, state=tmp_path) as server:
+        made = {"world": "room", "seed": 3, "start": start, "twin": True}
+        _, told, _ = server.request("POST", "/sessions", made)
+        path = f"/sessions/{told['id']}"
+        for name, body in (
+            ("step", {"action": 1}),
+            ("edit", {"edit": {"kind": "crate"}}),
+            ("settings", {"settings": {"temperature": 0.5}}),
+            ("step", {"action": 3}),
+        ):
+            status, content, _ = server.request("POST", f"{path}/{name}", body)
+            assert status == 200, content
+        frame = server.manager.session(told["id"]).now.rgb
+    with serving({"room": room}, state=tmp_path) as server:
+        status, told, _ = server.request("POST", f"/saved/{told['id']}/resume")
+        assert status == 201, told
+        assert told["start"]["kind"] == "twin" and told["twin"]
+        again = server.manager.session(told["id"])
+        np.testing.assert_array_equal(again.now.rgb, frame)
+        kinds = [type(entry).__name__ for entry in again.history.branches[0].entries]
+        assert kinds == ["ActionEntry", "EditEntry", "SettingsEntry", "ActionEntry"]
+
+
+def test_a_crash_between_two_files_loses_one_save(
+    room: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer snapshot without its JSON file is not taken for the older one."""
+    with serving({"room": room}, state=tmp_path / "state") as server:
+        env = worldsim.connect(server.url, "room")
+        env.reset(seed=1)
+        frame = env.step(1)[0]
+        manager = server.manager
+        session = manager.session(env.session)
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(manager.save(session))
+        env.step(2)
+
+        def crash(*_: object) -> None:
+            raise OSError("no power")
+
+        monkeypatch.setattr("worldsim.sessions.saved.write_json", crash)
+        with pytest.raises(OSError, match="no power"):
+            loop.run_until_complete(manager.save(session))
+        loop.close()
+        shutil.copytree(tmp_path / "state", tmp_path / "crashed")
+        monkeypatch.undo()
+    with serving({"room": room}, state=tmp_path / "crashed") as server:
+        told = server.request("POST", f"/saved/{env.session}/resume")[1]
+        assert told["position"] == {"branch": 0, "step": 1}
+        again = RemoteEnv(server.url, session=env.session)
+        np.testing.assert_array_equal(again._obs, frame)
+        again.step(2)
 
 
 def test_damaged_files_are_left_out(room: World, tmp_path: Path) -> None:

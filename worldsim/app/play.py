@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from worldsim.runtime.arguments import whole
 from worldsim.runtime.extras import missing
 from worldsim.runtime.hosts import is_own, require_port
-from worldsim.runtime.ranges import Count
+from worldsim.runtime.ranges import Count, Threads
+from worldsim.runtime.threads import page_threads, use_threads
 from worldsim.sessions.config import SessionsConfig
 from worldsim.sessions.spare_twin import SpareTwin
 
@@ -39,6 +40,10 @@ class PlayConfig(SessionsConfig):
     """Open the page in the browser."""
     engine: str = "fast"
     """How steps are run: plain, fast or compiled."""
+    threads: Threads | None = None
+    """Threads that compute steps on a CPU. By default one where there are at most two processors,
+    since browser and twins need the other one, else PyTorch's choice. Walks replay bit by bit with
+    the same number."""
     places: Path = Path("out/places")
     """Folder of generated places; new ones are painted into it."""
     state: Path = Path("out/sessions")
@@ -62,12 +67,16 @@ def play(config: PlayConfig) -> None:
     cannot be used.
     """
     require_port(config.host, config.port)
+    from worldsim.runtime.limits import share_arenas
+
+    share_arenas()
     # It imports PyTorch beside this process.
     spare = SpareTwin()
     try:
         from worldsim.app.serve import run_server
 
         server, address = make_server(config, spare)
+        use_threads(page_threads(config.threads))
         if config.browser:
             _open_when_started(server, address)
         run_server(server)

@@ -54,6 +54,9 @@ def serve(config: ServeConfig) -> None:
     Raises MissingDependencyError without FastAPI and uvicorn, and InvalidInputError if the port
     cannot be used.
     """
+    from worldsim.runtime.limits import share_arenas
+
+    share_arenas()
     server = make_server(config)
     with contextlib.suppress(KeyboardInterrupt):
         run_server(server)

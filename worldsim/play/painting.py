@@ -142,7 +142,8 @@ class Painting:
         except _CancelledError:
             job.error = "The painting was cancelled."
         except WorldsimError as error:
-            job.error = " ".join(str(error).split())
+            text = str(error) if picture is None else str(error).replace(str(picture), "the file")
+            job.error = " ".join(text.split())
         except Exception as error:
             job.error = f"The painter failed ({type(error).__name__}: {error})."
             raise

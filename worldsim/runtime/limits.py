@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 
@@ -11,6 +12,10 @@ from worldsim.errors import InvalidInputError, OutOfMemoryError
 
 LIMIT_VARIABLE = "WORLDSIM_MEMORY_LIMIT_GB"
 """Environment variable that limits this process, in GiB."""
+ARENA_MAX = -8
+"""glibc's ``M_ARENA_MAX`` (``malloc.h``)."""
+ARENAS = 2
+"""Arenas of a server."""
 
 
 def available_memory() -> int:
@@ -42,6 +47,16 @@ def require_memory_for(size: int, what: str) -> None:
             f"{what} would take {size / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free: ask "
             f"for less"
         )
+
+
+def share_arenas() -> None:
+    """Let all threads allocate from few arenas, where the C library is glibc.
+
+    By default each thread has an arena of its own, and what one thread frees the others cannot use:
+    a server whose threads make and drop states grows. Call it before there are threads.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(ARENA_MAX, ARENAS)
 
 
 def return_freed_memory() -> None:

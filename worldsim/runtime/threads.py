@@ -12,6 +12,8 @@ import os
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 """Environment variables that let threads sleep while they wait: OpenMP's own, and that of Intel's
 and LLVM's OpenMP."""
+FEW = 2
+"""Processors of which a page's server leaves one to the browser, the twins and its event loop."""
 
 
 def wait_passively() -> None:
@@ -22,6 +24,20 @@ def wait_passively() -> None:
     """
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
+
+
+def page_threads(count: int | None) -> int | None:
+    """Return the threads that step worlds behind a page on a CPU; None leaves PyTorch's default.
+
+    With two processors or fewer, one thread steps, unless ``count`` says otherwise. Two that share
+    a core compute hardly more together than one (docs/experiments/sessions.md).
+    """
+    if count is not None:
+        return count
+    processors = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )
+    return 1 if (processors or 1) <= FEW else None
 
 
 def use_threads(count: int | None) -> None:

@@ -6,13 +6,15 @@ results do not depend on the other rows (:data:`worldsim.world.world.BUCKETS`), 
 the frames that it would get alone.
 
 A session's state is a :class:`Held`: a row of the batch that computed it. When the batch has moved
-on, rows that are still needed are copied, so that no row keeps a whole batch alive.
+on, the rows that are still needed are copied together into a batch of their own, so that no row
+keeps a larger batch alive.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 import time
 import weakref
@@ -40,6 +42,12 @@ WINDOW = 0.004
 its last forward."""
 LONGEST_WAIT = 8
 """It waits for at most so many windows."""
+PATIENCE = 0.15
+"""Share of the last forward's time for which it waits where that is longer than the window."""
+MOST_PATIENCE = 0.5
+"""It waits for at most this share. On a CPU a forward takes long, and two half-full ones twice."""
+LONG_FORWARD = 0.5
+"""Seconds of a forward of which these are shares, at most."""
 
 
 class Held:
@@ -68,10 +76,16 @@ class Held:
         """Return the state, a batch of one; do not write into its tensors."""
         return expand(self._one(), world.memory) if self._packed else self._one()
 
-    def separate(self) -> None:
-        """Copy the row out of its batch."""
-        if self.shared:
-            self._place = map_tensors(torch.clone, self._one()), 0
+    @staticmethod
+    def separate(helds: Sequence[Held]) -> None:
+        """Copy rows of one batch into a batch of their own, unless they are all that it has."""
+        batch = helds[0].batch
+        rows = sorted({held._place[1] for held in helds})
+        if len(rows) == len(batch):
+            return
+        own = batch.select(torch.tensor(rows))
+        for held in helds:
+            held._place = own, rows.index(held._place[1])
 
     def pack(self) -> Held:
         """Return a copy that takes as little memory as possible, for storing."""
@@ -82,6 +96,11 @@ class Held:
         # Rows of a batch are copied, so that they do not keep it.
         own = map_tensors(torch.clone, small) if small is one or self.shared else small
         return Held(own, packed=True)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Identity of its batch and the row in it. States in this order are gathered fastest."""
+        return id(self._place[0]), self._place[1]
 
     def row_of(self, state: WorldState) -> int | None:
         """Return the row of this state in the batch ``state``, None if it lies elsewhere."""
@@ -122,13 +141,31 @@ class Lane:
 
     waiting: steps that have not begun.
     attached: states that are rows of batches.
-    expected: sessions in the newest forward.
+    seconds: that the newest forward took.
+    seen: number of the last forward of each session that was in one of the two newest.
+    forwards: so far.
+    anonymous: steps of the newest forward that do not say which session they are of.
     """
 
     bucket: int
     waiting: deque[StepRequest] = field(default_factory=deque)
     attached: weakref.WeakSet[Held] = field(default_factory=weakref.WeakSet)
-    expected: int = 1
+    seconds: float = 0.0
+    seen: dict[str, int] = field(default_factory=dict)
+    forwards: int = 0
+    anonymous: int = 1
+
+    @property
+    def expected(self) -> int:
+        """Steps that the next forward may wait for: of sessions that step at present."""
+        return min(self.bucket, max(self.anonymous, len(self.seen)))
+
+    def count(self, requests: Sequence[StepRequest]) -> None:
+        """Note who takes part in a forward that begins."""
+        self.forwards += 1
+        self.anonymous = sum(not request.who for request in requests)
+        self.seen |= {request.who: self.forwards for request in requests if request.who}
+        self.seen = {who: at for who, at in self.seen.items() if at > self.forwards - 2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +182,7 @@ class StepRequest:
     future: asyncio.Future[Outcome]
     loop: asyncio.AbstractEventLoop
     since: float
+    who: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,14 +222,18 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="worldsim-steps", daemon=True)
         self._thread.start()
 
-    def step(self, world: World, bucket: int, held: Held, act: Array) -> asyncio.Future[Outcome]:
+    def step(
+        self, world: World, bucket: int, held: Held, act: Array, who: str = ""
+    ) -> asyncio.Future[Outcome]:
         """Step one session; the future, of the running event loop, tells the outcome.
 
         bucket: rows of the forward, of :data:`worldsim.world.world.BUCKETS`.
         act: (1,) int64 or (1, n) float32.
+        who: name of the session. A forward waits a little for sessions that step at present.
         """
         loop = asyncio.get_running_loop()
-        request = StepRequest(world, held, act, loop.create_future(), loop, time.perf_counter())
+        now = time.perf_counter()
+        request = StepRequest(world, held, act, loop.create_future(), loop, now, who)
         with self._changed:
             self._require_open()
             lane = self._lanes.setdefault(world, {}).setdefault(bucket, Lane(bucket))
@@ -255,30 +297,38 @@ class Batcher:
     def _run_lane(self, lane: Lane) -> None:
         requests = self._take(lane)
         if requests:
+            begun = time.perf_counter()
+            lane.count(requests)
             self._forward(lane, requests)
+            lane.seconds = time.perf_counter() - begun
         with self._changed:
             if lane.waiting and lane not in self._turns:
                 self._turns.append(lane)
 
     def _take(self, lane: Lane) -> list[StepRequest]:
         """Return the steps of the next forward, at most ``bucket``."""
-        expected = min(lane.bucket, lane.expected)
         now = time.perf_counter()
-        last = now + LONGEST_WAIT * self.window
-        with self._changed:
-            quiet, found = now + self.window, len(lane.waiting)
-            while found < expected and lane.bucket > 1 and not self._ended:
-                left = min(quiet, last) - time.perf_counter()
-                if left <= 0:
-                    break
-                self._changed.wait(left)
+        # The first forward may have compiled something.
+        took = min(lane.seconds, LONG_FORWARD)
+        window = max(self.window, PATIENCE * took)
+        last = now + max(LONGEST_WAIT * self.window, MOST_PATIENCE * took)
+        quiet, found = now + window, 0
+        while True:
+            with self._changed:
                 if len(lane.waiting) > found:
-                    quiet, found = time.perf_counter() + self.window, len(lane.waiting)
-            return [lane.waiting.popleft() for _ in range(min(lane.bucket, len(lane.waiting)))]
+                    quiet, found = time.perf_counter() + window, len(lane.waiting)
+                left = min(quiet, last) - time.perf_counter()
+                full = lane.bucket == 1 or found >= lane.expected
+                if full or left <= 0 or self._ended:
+                    return [lane.waiting.popleft() for _ in range(min(lane.bucket, found))]
+                if not self._calls:
+                    self._changed.wait(left)
+            # Pictures of the frames before, without which their sessions do not step again.
+            self._run_calls()
 
     def _forward(self, lane: Lane, requests: list[StepRequest]) -> None:
         begun = time.perf_counter()
-        lane.expected = len(requests)
+        requests = sorted(requests, key=lambda request: request.held.place)
         try:
             outcomes = self._step(lane, requests, begun)
         except BaseException as error:
@@ -294,10 +344,7 @@ class Batcher:
     def _step(self, lane: Lane, requests: Sequence[StepRequest], begun: float) -> list[Outcome]:
         world, bucket = requests[0].world, lane.bucket
         helds = [request.held for request in requests]
-        taking_part = set(helds)
-        for other in [held for held in lane.attached if held not in taking_part]:
-            other.separate()
-            lane.attached.discard(other)
+        _leave_batches(lane, set(helds))
         given = np.concatenate([request.act for request in requests])
         padding = np.repeat(given[:1], bucket - len(given), 0)
         acts = torch.from_numpy(np.concatenate([given, padding])).to(world.device)
@@ -336,6 +383,17 @@ class Batcher:
         return outcomes
 
 
+def _leave_batches(lane: Lane, taking_part: set[Held]) -> None:
+    """Copy the rows that a forward leaves behind out of their batches."""
+    left: dict[int, list[Held]] = {}
+    for held in lane.attached:
+        if held not in taking_part:
+            left.setdefault(held.place[0], []).append(held)
+    for helds in left.values():
+        Held.separate(helds)
+        lane.attached.difference_update([held for held in helds if not held.shared])
+
+
 def _deliver(results: Sequence[tuple[StepRequest, Outcome | BaseException]]) -> None:
     """Set the futures of steps, with one wake-up of each event loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[StepRequest, Outcome | BaseException]]] = {}
@@ -361,18 +419,27 @@ def gather(world: World, helds: Sequence[Held], bucket: int) -> WorldState:
     """Return the states as one batch of ``bucket`` rows, in their order."""
     if bucket == 1:
         return helds[0].get(world)
-    batch = helds[0].batch
-    rows = [held.row_of(batch) for held in helds]
-    if len(batch) == bucket and rows == list(range(len(rows))) and batch.looked is None:
+    first = helds[0].batch
+    rows = [held.row_of(first) for held in helds]
+    if len(first) == bucket and rows == list(range(len(rows))) and first.looked is None:
         # Every row, or all but rows at the end that nobody needs.
-        return batch
-    mine = [row for row in rows if row is not None]
-    if len(batch) > 1 and len(mine) == len(rows):
-        if batch.looked is None:
-            # Padding as World.pad does it, in the same copy.
-            return batch.select(torch.tensor(mine + mine[:1] * (bucket - len(mine))))
-        return world.pad(batch.select(torch.tensor(mine)), bucket)
-    return world.pad(concatenate([held.get(world) for held in helds]), bucket)
+        return first
+    runs = itertools.groupby(helds, lambda held: id(held.batch))
+    parts = [_copy_rows(world, list(run)) for _, run in runs]
+    missing = bucket - len(helds)
+    if missing and parts[0].looked is None:
+        # Padding as World.pad does it, in the same copy.
+        parts.append(parts[0].select(torch.zeros(missing, dtype=torch.int64)))
+    whole = parts[0] if len(parts) == 1 else concatenate(parts)
+    return whole if whole.looked is None else world.pad(whole, bucket)
+
+
+def _copy_rows(world: World, run: Sequence[Held]) -> WorldState:
+    """Return a copy of states that are rows of one batch."""
+    batch = run[0].batch
+    if len(batch) == 1:
+        return concatenate([held.get(world) for held in run])
+    return batch.select(torch.tensor([held.place[1] for held in run]))
 
 
 def _numbers(values: Tensor | None, rows: int) -> list[float] | None:

@@ -26,8 +26,9 @@ class SessionsConfig:
     engine: str = "plain"
     """Engine of sessions that do not ask for one: ``plain``, ``fast`` or ``compiled``."""
     bucket: Annotated[int, Ge(1), Le(1024)] | None = None
-    """Batch bucket of sessions that do not ask for one. By default 1 on a CPU, as in a single
-    environment, and 128 on a GPU."""
+    """Batch bucket of sessions that do not ask for one: how many sessions are stepped at once. By
+    default 1 on a CPU, as in a single environment, and 128 on a GPU. On a CPU, 8 is faster for five
+    people and more, and slower for fewer."""
     sessions: Annotated[int, Ge(1), Le(4096)] | None = None
     """Sessions at once. By default 16 on a CPU, 256 on a GPU."""
     idle_minutes: Positive = 30.0

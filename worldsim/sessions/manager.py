@@ -24,6 +24,7 @@ from worldsim.sessions.batcher import Batcher
 from worldsim.sessions.catalogue import Catalogue, VariantKey, describe_actions
 from worldsim.sessions.config import SessionsConfig, require_bucket
 from worldsim.sessions.history import History, Moment
+from worldsim.sessions.present import arithmetic_of
 from worldsim.sessions.protocol import (
     CloseCode,
     Closed,
@@ -35,6 +36,7 @@ from worldsim.sessions.protocol import (
     Settings,
     SnapshotStartAt,
     TwinStartAt,
+    Walk,
 )
 from worldsim.sessions.saved import LatestMoment, SavedInfo, SavedSession, SavedSessions
 from worldsim.sessions.session import Progress, Session
@@ -144,6 +146,7 @@ class SessionManager:
             weights_id=world.weights_id,
             engine=session.engine,
             device=str(world.device),
+            arithmetic=arithmetic_of(world),
             bucket=session.bucket,
             settings=session.settings,
             start=session.start,
@@ -200,16 +203,7 @@ class SessionManager:
         )
         try:
             if walk is not None:
-                if walk.weights_id and walk.weights_id != (await session.open()).weights_id:
-                    session.warnings.append(
-                        "this walk was made with other weights: its pixels will differ"
-                    )
-                device = (await session.open()).device.type
-                if walk.device and walk.device != device:
-                    session.warnings.append(
-                        f"this walk was made on {walk.device}, and this is {device}: its pixels "
-                        f"may differ slightly"
-                    )
+                session.warnings += differences(walk, await session.open())
                 if not isinstance(walk.start, SnapshotStartAt):
                     await session.reset(walk.start, walk.seed, message.twin, parts)
                     await session.load(walk)
@@ -449,6 +443,7 @@ class SessionManager:
             self.sessions.pop(made.id, None)
             made.id = session
             self.sessions[session] = made
+            saver.take_over(opened)
             self._saved_roots[session] = made.history
             self._saved_at[session] = time.time(), made.history.entries
         except BaseException:
@@ -527,6 +522,23 @@ class SessionManager:
         if self.spare is not None:
             await asyncio.to_thread(self.spare.close)
         self._aside.shutdown(wait=False, cancel_futures=True)
+
+
+def differences(walk: Walk, world: World) -> list[str]:
+    """Return warnings: why a world may not replay a walk to the same pixels."""
+    found = []
+    if walk.weights_id and walk.weights_id != world.weights_id:
+        found.append("this walk was made with other weights: its pixels will differ")
+    here = {"device": world.device.type, "arithmetic": arithmetic_of(world)}
+    there = {"device": walk.device, "arithmetic": walk.arithmetic}
+    for name, value in here.items():
+        if there[name] and there[name] != value:
+            found.append(
+                f"this walk was made with {there[name]}, and this is {value}: its pixels may "
+                f"differ slightly"
+            )
+            break
+    return found
 
 
 def _step_back() -> None:

@@ -18,6 +18,15 @@ from worldsim.world.rows import report
 from worldsim.world.world import World
 
 
+def arithmetic_of(world: World) -> str:
+    """Return what the rounding of a world's steps depends on, beside engine and device."""
+    precision = world.engine.precision
+    if world.device.type != "cpu":
+        return precision
+    threads = torch.get_num_threads()
+    return f"{precision}, {threads} thread{'s' if threads > 1 else ''}"
+
+
 @dataclass(frozen=True)
 class Present:
     """Where a session is.

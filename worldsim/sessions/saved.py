@@ -1,15 +1,18 @@
 """Sessions on disk: what a server saves by itself, so that a crash loses little.
 
-A session is a folder with ``session.json`` (world, settings, branches with all that happened),
-``root.safetensors`` (the snapshot where it began) and ``latest.safetensors`` (a recent one). Each
-file is written atomically, the JSON file last.
+A session is a folder with ``session.json`` (world, settings, branches with all that happened) and
+two snapshots that it names: ``root-….safetensors``, where it began, and ``latest-….safetensors``.
+Each file is written atomically under a name of its own, the JSON file last: a crash in between
+leaves the JSON file with the snapshots that belong to it.
 """
 
 from __future__ import annotations
 
 import re
+import secrets
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +38,8 @@ from worldsim.world.world import World
 
 Result = TypeVar("Result")
 FILE, ROOT, LATEST = "session.json", "root.safetensors", "latest.safetensors"
+SnapshotName = Annotated[str, Field(pattern=r"^(root|latest)(-[0-9a-f]{8})?\.safetensors$")]
+"""Name of a snapshot in a session's folder; without digits in files of earlier versions."""
 ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 """Ids of sessions, which are names of folders."""
 MOST = 50
@@ -46,6 +51,7 @@ class LatestMoment(Message):
 
     branch: Index
     entries: Index
+    file: SnapshotName = LATEST
 
 
 class SavedSession(Message):
@@ -61,6 +67,7 @@ class SavedSession(Message):
     twin: bool = False
     steps: Index = 0
     walk: Walk
+    root: SnapshotName = ROOT
     latest: LatestMoment | None = None
 
 
@@ -84,17 +91,17 @@ class Opened:
 
     def root(self, world: World) -> Snapshot:
         """Return the snapshot where it began. Raises DamagedFileError or InvalidInputError."""
-        return load_snapshot(self.folder / ROOT, world)
+        return load_snapshot(self.folder / self.saved.root, world)
 
     def latest(self, world: World) -> tuple[Moment, Snapshot] | None:
         """Return a recent moment with its snapshot, None if there is none that can be read."""
         told = self.saved.latest
-        if told is None or not is_file(self.folder / LATEST):
+        if told is None or not is_file(self.folder / told.file):
             return None
         try:
-            snapshot = load_snapshot(self.folder / LATEST, world)
+            snapshot = load_snapshot(self.folder / told.file, world)
         except WorldsimError:
-            # Written after the JSON file, or for other settings: the walk is replayed instead.
+            # Damaged, or of another version: the walk is replayed instead.
             return None
         return Moment(told.branch, told.entries), snapshot
 
@@ -107,6 +114,8 @@ class SavedSessions:
 
     def __init__(self, folder: Path) -> None:
         self.folder = make_writable_folder(folder)
+        self._roots: dict[str, str] = {}
+        self._writing = threading.Lock()
 
     def save(
         self,
@@ -120,13 +129,23 @@ class SavedSessions:
         root: its first snapshot and that one's world, if it is not on disk yet.
         latest: a snapshot of ``saved.latest`` in ``world``.
         """
-        folder = make_writable_folder(self._folder(saved.id))
-        if root is not None:
-            save_snapshot(root[0], root[1], folder / ROOT)
-        if latest is not None:
-            save_snapshot(latest, world, folder / LATEST)
-        write_json(folder / FILE, saved.model_dump(mode="json", exclude_defaults=True))
-        self._prune(saved.id)
+        with self._writing:
+            folder = make_writable_folder(self._folder(saved.id))
+            first, newest = self._roots.get(saved.id, ROOT), LATEST
+            if root is not None:
+                first = f"root-{secrets.token_hex(4)}.safetensors"
+                save_snapshot(root[0], root[1], folder / first)
+            if latest is not None:
+                newest = f"latest-{secrets.token_hex(4)}.safetensors"
+                save_snapshot(latest, world, folder / newest)
+            moment = saved.latest and saved.latest.model_copy(update={"file": newest})
+            saved = saved.model_copy(update={"root": first, "latest": moment})
+            write_json(folder / FILE, saved.model_dump(mode="json", exclude_none=True))
+            self._roots[saved.id] = first
+            for path in folder.glob("*.safetensors"):
+                if path.name not in (first, newest):
+                    path.unlink(missing_ok=True)
+            self._prune(saved.id)
 
     def list(self) -> list[SavedInfo]:
         """Return the sessions that can be resumed, the newest first; damaged ones are left out."""
@@ -164,6 +183,10 @@ class SavedSessions:
         if saved.id != session:
             raise DamagedFileError(f"{folder / FILE} is of session {shown(saved.id)}")
         return Opened(saved, folder)
+
+    def take_over(self, opened: Opened) -> None:
+        """Go on saving a session that is resumed; its first snapshot stays."""
+        self._roots[opened.saved.id] = opened.saved.root
 
     def remove(self, session: str) -> None:
         """Remove a saved session, if there is one."""

@@ -36,7 +36,7 @@ from worldsim.sessions.batcher import Batcher, Held
 from worldsim.sessions.catalogue import Catalogue, VariantKey
 from worldsim.sessions.crates import edit_state
 from worldsim.sessions.history import History, Keyframe, Moment
-from worldsim.sessions.present import Present, fit_state, present_after, present_at
+from worldsim.sessions.present import Present, arithmetic_of, fit_state, present_after, present_at
 from worldsim.sessions.protocol import (
     ActionEntry,
     ActionValue,
@@ -331,7 +331,7 @@ class Session:
         self.history.require_room()
         if self._twin_stale:
             await self._rewind_twin(self.history.now)
-        future = self.batcher.step(now.world, self.bucket, now.held, tensor)
+        future = self.batcher.step(now.world, self.bucket, now.held, tensor, self.id)
         begun = time.perf_counter()
         beside = self.twin is not None and not twin_later
         twin_future = self.twin.step(taken) if self.twin is not None and beside else None
@@ -593,6 +593,7 @@ class Session:
             engine=self.engine,
             bucket=self.bucket,
             device=now.world.device.type,
+            arithmetic=arithmetic_of(now.world),
             start=start,
             seed=self.seed or 0,
             settings=self.root_settings,

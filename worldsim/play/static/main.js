@@ -13,6 +13,8 @@ import { $, dialogOpen, el, openDialog, say, startTheme, toast } from "./ui.js";
 
 const KEPT = "worldsim-session";
 const AGENTS_LATER = 4000; // ms
+const PATIENCE = 300000; // ms until a server that does not answer is given up
+const LONGEST_WAIT = 8000; // ms from one try to the next
 
 const controls = new Controls($("pad"), $("mouse-look"), $("hero"));
 const player = new Player(controls);
@@ -173,15 +175,17 @@ async function returnTo(id) {
 }
 
 async function reconnect() {
-  const id = player.session?.info?.id;
-  for (let wait = 500; id && wait < 20000; wait *= 1.6) {
+  const id = player.session?.info?.id, until = performance.now() + PATIENCE;
+  for (let wait = 500; id && performance.now() < until; wait = Math.min(LONGEST_WAIT, 1.6 * wait)) {
     await new Promise((resolve) => setTimeout(resolve, wait));
     try {
       await returnTo(id);
       toast("Connected again.");
       return;
     } catch (error) {
-      if (error.code === "not_found") break;
+      if (error.code === "offline") continue;
+      if (error.code !== "not_found") toast(error.message, true);
+      break;
     }
   }
   toast("The walk is gone. Start again, or look for it among the sessions that were left open.", true);

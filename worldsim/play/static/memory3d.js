@@ -13,6 +13,7 @@ const EVERY = 900; // ms between two fetches of what is new
 // Of the time, what fetching and drawing may take: without a GPU, the frames need the rest.
 const SHARE = { walking: 0.015, resting: 0.5 };
 const QUICK = 8; // ms of drawing that nobody notices
+const PATIENCE = 250; // ms until the next drawing, where no frame comes
 
 const VERTEX = `#version 300 es
 in vec3 position; in vec3 colour; in float size; in float painted;
@@ -97,14 +98,20 @@ export class Memory3d {
     this.pending = false;
     this.due = Infinity; // ms at which the next drawing begins
     this.drawn = 0; // ms at which the newest drawing was done
-    this.cost = 0; // ms that one takes
+    this.cost = 0; // ms that its longest piece takes
+    this.drawing = false; // whether one is under way
+    this.redraw = false; // whether another one is wanted after it
     this.fetching = 0; // ms that a fetch takes
     this.stale = false; // whether frames were shown since the newest fetch
     this.surface = new OffscreenCanvas(1, 1);
     this.gl = this.surface.getContext("webgl2", { antialias: false, preserveDrawingBuffer: true });
     if (this.gl) this.#prepare();
     else say("memory-hint", "This browser has no WebGL2.");
-    player.addEventListener("opened", () => { this.marked = null; this.#renew(); });
+    player.addEventListener("opened", () => {
+      this.marked = null;
+      if (this.gl) say("memory-hint", "Click a point to mark it.");
+      this.#renew();
+    });
     player.addEventListener("shown", (event) => this.#frame(event.detail));
     player.addEventListener("rests", () => { if (this.stale) this.#fetch(); else this.draw(true); });
     player.addEventListener("jumped", () => this.#renew());
@@ -197,6 +204,7 @@ export class Memory3d {
 
   /** Draw after the next paint, while one walks no more often than drawing is cheap. */
   draw(now = true) {
+    if (this.drawing) { this.redraw = true; return; }
     const share = now ? SHARE.resting : SHARE.walking;
     const at = Math.max(performance.now(), this.drawn + Math.max(0, this.cost - QUICK) / share);
     if (this.due <= at) return;
@@ -204,36 +212,52 @@ export class Memory3d {
     setTimeout(() => afterPaint(() => { if (this.due === at) this.#draw(); }), at - performance.now());
   }
 
-  #draw() {
+  async #draw() {
     this.due = Infinity;
-    if (!this.gl || !this.player.header?.pose) return;
-    const began = performance.now();
-    this.#drawOrbit();
-    this.#drawMap();
-    this.#time(began);
+    if (!this.gl || !this.player.header?.pose || this.drawing) return;
+    this.drawing = true;
+    this.redraw = false;
+    this.longest = 0;
+    const { header } = this.player;
+    await this.#drawOrbit(header);
+    if (this.longest > QUICK && !this.player.rests) await this.#afterFrame();
+    await this.#drawMap(header);
+    this.drawing = false;
+    this.drawn = performance.now();
+    this.cost = 0.5 * this.cost + 0.5 * this.longest;
+    if (this.redraw) this.draw(this.player.rests);
   }
 
-  /** Learn how long drawing takes, which the script itself does not wait for. */
-  #time(began) {
+  /** Wait until all commands are done; the script itself does not stand still for them. */
+  #done() {
     const { gl } = this, fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
     gl.flush();
-    const look = () => {
-      if (!gl.isContextLost() && gl.clientWaitSync(fence, 0, 0) === gl.TIMEOUT_EXPIRED) {
-        setTimeout(look, 4);
-        return;
-      }
-      gl.deleteSync(fence);
-      this.drawn = performance.now();
-      this.cost = 0.7 * this.cost + 0.3 * (this.drawn - began);
-    };
-    setTimeout(look);
+    return new Promise((resolve) => {
+      const look = () => {
+        if (!gl.isContextLost() && gl.clientWaitSync(fence, 0, 0) === gl.TIMEOUT_EXPIRED) {
+          setTimeout(look, 2);
+          return;
+        }
+        gl.deleteSync(fence);
+        resolve();
+      };
+      setTimeout(look);
+    });
+  }
+
+  /** The moment after the next frame: until its successor is due, the processor is free. */
+  #afterFrame() {
+    return new Promise((resolve) => {
+      this.player.addEventListener("shown", resolve, { once: true });
+      setTimeout(resolve, PATIENCE);
+    });
   }
 
   #cut() {
     return placeOf(this.player.header.pose)[2];
   }
 
-  #points(matrix, canvas, scale, isPerspective, cut) {
+  async #points(matrix, canvas, scale, isPerspective, cut) {
     const { gl, surface, program } = this;
     const { width, height } = canvas;
     if (surface.width < width) surface.width = width;
@@ -248,7 +272,10 @@ export class Memory3d {
     set("perspective_", isPerspective ? 1 : 0);
     set("cut", cut);
     set("tinted", this.player.tints ? 1 : 0);
+    const began = performance.now();
     gl.drawArrays(gl.POINTS, 0, this.points.used);
+    await this.#done();
+    this.longest = Math.max(this.longest, performance.now() - began);
   }
 
   #eye() {
@@ -262,26 +289,26 @@ export class Memory3d {
     return multiply(perspective(FOV, width / height, 0.05, 400), view);
   }
 
-  #drawOrbit() {
+  async #drawOrbit(header) {
     const { context, width, height } = fitted(this.canvas);
     const matrix = this.#matrix(width, height);
     const scale = this.canvas.height / (2 * Math.tan(FOV / 2));
-    this.#points(matrix, this.canvas, 1.5 * scale, true, this.orbit.pitch > 0.2 ? this.#cut() + OVER : 1e9);
+    await this.#points(matrix, this.canvas, 1.5 * scale, true, this.orbit.pitch > 0.2 ? this.#cut() + OVER : 1e9);
     context.drawImage(this.surface, 0, 0, this.canvas.width, this.canvas.height, 0, 0, width, height);
     const to = (place) => project(matrix, place, width, height);
     this.#drawWalk(context, to);
-    this.#drawCamera(context, to, this.player.header);
+    this.#drawCamera(context, to, header);
     if (this.marked) this.#ring(context, to(this.marked), "#ffffff");
   }
 
-  #drawMap() {
+  async #drawMap({ pose, intrinsics }) {
     const { map } = this, size = Math.round(map.clientWidth * (window.devicePixelRatio || 1)) || 160;
     if (map.width !== size) { map.width = size; map.height = size; }
     const context = map.getContext("2d");
-    const { pose, intrinsics } = this.player.header, [x, y, z] = placeOf(pose);
+    const [x, y, z] = placeOf(pose);
     const view = lookAt([x, y, z + 100], [x, y, z], [0, 1, 0]);
     const matrix = multiply(orthographic(REACH, REACH, 1, 200), view);
-    this.#points(matrix, map, 1.3 * size / (2 * REACH), false, z + 0.25);
+    await this.#points(matrix, map, 1.3 * size / (2 * REACH), false, z + 0.25);
     context.drawImage(this.surface, 0, 0, size, size, 0, 0, size, size);
     const to = (place) => project(matrix, place, size, size);
     this.#drawWalk(context, to);
@@ -300,7 +327,7 @@ export class Memory3d {
 
   /** The walked path, each branch in its colour, the present one on top. */
   #drawWalk(context, to) {
-    const { player } = this, present = player.position.branch;
+    const { player } = this, present = player.position?.branch;
     const order = [...player.branches.values()].sort((a, b) => (a.branch === present) - (b.branch === present));
     context.lineJoin = "round";
     context.lineWidth = 2;

@@ -260,7 +260,8 @@ export class Starts {
     else if (!await this.open({ type: "create", world: walk.world, walk, twin: walk.start?.kind === "twin" })) return;
     const { info } = this.player.session;
     const other = [["weights", walk.weights_id, info.weights_id], ["engine", walk.engine, info.engine],
-      ["device", String(walk.device).split(":")[0], String(info.device).split(":")[0]]].filter(([, then, now]) => then && then !== now);
+      ["device", String(walk.device).split(":")[0], String(info.device).split(":")[0]],
+      ["number format or threads", walk.arithmetic, info.arithmetic]].filter(([, then, now]) => then && then !== now);
     if (other.length) toast(`Other ${other.map(([what]) => what).join(" and ")} than when it was walked: the pixels may differ.`, true);
     else toast("Replayed with the same weights, engine and device: the same pixels.");
   }

@@ -99,6 +99,8 @@ class SessionInfo(Message):
     weights_id: str
     engine: str
     device: str
+    arithmetic: str
+    """Number format and threads, on which rounding depends."""
     bucket: int
     settings: Settings
     start: Start | None

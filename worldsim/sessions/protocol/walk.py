@@ -156,6 +156,8 @@ class Walk(Message):
     engine: Name = "plain"
     bucket: Annotated[int, Field(ge=1, le=1024)] = 1
     device: Text = ""
+    arithmetic: Text = ""
+    """Number format and threads, on which rounding depends; empty where it is not known."""
     start: Start = Field(default_factory=SceneStartAt)
     seed: int = Field(default=0, ge=0)
     settings: Settings = Field(default_factory=Settings)

@@ -801,7 +801,7 @@ def main(config: Config, report: Callable[[str], None] = print) -> Found:
     rows: dict[int, Found] = {}
     result: Found = {}
     identity = identity_of(Maker(replace(config, device="cpu")).painter)
-    with WorkerPool(config.workers, _Make(config), timeout_s=180.0) as pool:
+    with WorkerPool(config.workers, _Make(config), timeout_s=900.0) as pool:
         for index, row in pool.run(_run, tasks):
             if not row or not row.get("places", 1):
                 continue

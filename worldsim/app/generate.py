@@ -140,7 +140,7 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
         for i in range(config.count):
             began = time.monotonic()
             if not there[i]:
-                with passes_shown(painter, bar, i / config.count, passes):
+                with passes_shown(painter, bar, i / config.count, 1 / config.count, passes):
                     made = paint_request(painter, request, told[i]["seed"])
                 save_place(made, folder_of(config, i), told[i], title_of(config))
             bar.move_to(100.0 * (i + 1) / config.count)
@@ -172,10 +172,13 @@ def passes_of(config: GenerateConfig, painter: Painter) -> int:
 
 
 @contextlib.contextmanager
-def passes_shown(painter: Painter, bar: Progress, done: float, passes: int) -> Iterator[None]:
+def passes_shown(
+    painter: Painter, bar: Progress, done: float, own: float, passes: int
+) -> Iterator[None]:
     """Context in which the bar moves with every run of the painter's network.
 
-    done: share that is done before, in [0, 1].
+    done, own: shares that are done before, and that are painted in this context, in [0, 1]. Refused
+        views are painted again, so the bar stops shortly before the end of this share.
     passes: about how many runs all places take.
     """
     if not isinstance(painter, NetworkPainter):
@@ -184,7 +187,7 @@ def passes_shown(painter: Painter, bar: Progress, done: float, passes: int) -> I
     runs = itertools.count(1)
 
     def step(*_: object) -> None:
-        bar.move_to(100.0 * min(0.99, done + next(runs) / passes))
+        bar.move_to(100.0 * (done + min(0.99 * own, next(runs) / passes)))
 
     hook = painter.network.register_forward_hook(step)
     try:

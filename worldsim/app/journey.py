@@ -124,7 +124,9 @@ def journey(config: JourneyRunConfig) -> Path:
             while len(trip) < config.length:
                 note = f"place {len(trip) + 1} of {config.length}"
                 bar.move_to(100.0 * len(trip) / config.length, note)
-                with passes_shown(painter, bar, len(trip) / config.length, passes):
+                with passes_shown(
+                    painter, bar, len(trip) / config.length, 1 / config.length, passes
+                ):
                     trip = next(stops)
     except PaintingError:
         if len(trip):

@@ -38,6 +38,7 @@ from worldsim.painting.journeys.site import (
 )
 from worldsim.painting.journeys.straight import straighten
 from worldsim.painting.journeys.travel import (
+    Alignment,
     align_depth,
     fill_holes,
     next_cameras,
@@ -108,6 +109,9 @@ class JourneyConfig:
     """Metres of open border from which a place has a way out."""
     open_words: bool = False
     """Whether these further paintings are told that the place is open."""
+    align: Alignment = "group"
+    """How painted depth is scaled to that of the memory
+    (:func:`worldsim.painting.journeys.travel.align_depth`)."""
     straighten: Annotated[int, Ge(0), Le(8)] = 2
     """Passes that straighten the surfaces of accepted depth
     (:func:`worldsim.painting.journeys.straight.straighten`); 0 leaves it as it is."""
@@ -408,7 +412,9 @@ class JourneyMaker:
             step = site.key(number, attempt)
             inputs = site.inputs([*todo, *beside], known, given, self.config.seed, step)
             painted = map_tensors(lambda x: x.cpu(), site.painter.paint(inputs))
-            fresh, scale = align_depth(frames_at(painted, range(len(todo))), known)
+            fresh, scale = align_depth(
+                frames_at(painted, range(len(todo))), known, self.config.align
+            )
             views = Views(fresh, self._camera(site.poses[todo]), known, *others)
             verdicts = self.validator.views(views, inputs, concatenate([fresh, *given]))
             for i, frame, found in zip(todo, split(fresh), verdicts, strict=True):

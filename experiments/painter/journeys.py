@@ -155,8 +155,9 @@ ARMS: Mapping[str, Arm] = {
     "like_tests_8": Arm(steps=8, like_tests=True),
     # The same, and places with less than 8 m of open border are painted again, up to 2 times.
     "like_tests_wide": Arm({"repaints": 2, "way_out": 8.0}, steps=12, like_tests=True),
-    # Depth scaled view by view, and not at all.
-    "view_scales": Arm({"align": "view"}, steps=12),
+    # One scale of depth for all views that are painted at once, and none.
+    "one_scale": Arm({"align": "group"}, steps=12),
+    "like_tests_one_scale": Arm({"align": "group"}, steps=12, like_tests=True),
     "no_scales": Arm({"align": "none"}, steps=12),
     "like_tests_no_scales": Arm({"align": "none"}, steps=12, like_tests=True),
     # Guided by its attributes where the memory shows something.

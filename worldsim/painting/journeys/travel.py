@@ -161,17 +161,17 @@ Alignment: TypeAlias = Literal["group", "view", "none"]
 
 
 def align_depth(
-    frame: Frame, known: MemoryView, alignment: Alignment = "group"
+    frame: Frame, known: MemoryView, alignment: Alignment = "view"
 ) -> tuple[Frame, Tensor]:
     """Scale painted depths to those of the memory; returns the frame and the factors (n,).
 
     A factor is the median ratio of inverse depths on the overlap, the pixels that both know. Pixels
     that the painter copied stay.
 
-    alignment: ``group`` gives all views one factor, so that views of one place still agree with one
-        another. Copied pixels count, too: a painter that copies much of the memory has its scale.
-        ``view`` gives each view a factor of the pixels that it did not copy; one with little
-        overlap takes the median of the others. ``none`` changes nothing.
+    alignment: ``view`` gives each view a factor of the pixels that it did not copy; one with little
+        overlap takes the median of the others. ``group`` gives all views one factor, for which
+        copied pixels count, too. ``none`` changes nothing. No way was found better than the others
+        (docs/experiments/journeys.md).
     """
     painted, there = frame.inverse_depth, known.inverse_depth
     assert painted is not None

@@ -408,7 +408,7 @@ class Group(dict[str, Any]):
 def painter() -> Rows:
     """The protocol of painters, and words and time, which are measured by themselves."""
     results = experiment("painter/evaluation.json")
-    words = experiment("painter/words_trained.json")["measure"]
+    words = experiment("painter/words_best.json")
     groups = {key: Group(x) for key, x in results.items() if isinstance(x, dict)}
     rows = [["measure", "required", "painter", "beside"]]
     for name, required, key, digits, beside in PAINTER:
@@ -416,7 +416,7 @@ def painter() -> Rows:
         if entry not in results.get(group, {}):
             continue  # A part that was not measured.
         rows.append([name, required, figure(results, key, digits), beside.format(**groups)])
-    default, real = words["as now"], words["real"]["accuracy"]
+    default, real = words["12 steps"], words["real"]["accuracy"]
     low, high = default["ratio_interval"]
     rows.append(
         [
@@ -427,11 +427,11 @@ def painter() -> Rows:
         ]
     )
     for where, file, most in (
-        ("H200", "evaluation", "≤ 0.3"),
-        ("two cores, AMX", "evaluation_cpu", "≤ 30"),
+        ("H200 beside other jobs", "evaluation", "≤ 0.3"),
+        ("two cores beside other jobs", "evaluation_cpu", "≤ 30"),
     ):
         seconds = experiment(f"painter/{file}.json")["time"]["seconds_per_place"]
-        rows.append([f"seconds per new place of 8 headings, {where}", most, f"{seconds:.2g}", ""])
+        rows.append([f"seconds per new place of 8 headings, {where}", most, f"{seconds:.2f}", ""])
     return rows
 
 

@@ -44,7 +44,7 @@ from worldsim.agents.goal_walker import GoalWalker
 from worldsim.app.generate import beside, with_sampling
 from worldsim.camera import Camera, quantise_depth, unproject
 from worldsim.envs.world_env import WorldEnv
-from worldsim.errors import PaintingError, WorldsimError
+from worldsim.errors import InvalidInputError, PaintingError, WorldsimError
 from worldsim.evaluation.metrics import scores, sharpness
 from worldsim.evaluation.return_trips import changed_share
 from worldsim.evaluation.statistics import LEAST_EPISODES, interval, mean_statistic
@@ -53,7 +53,7 @@ from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.slots import Points
 from worldsim.memory.splat import POINT
 from worldsim.painting.journeys.files import travel
-from worldsim.painting.journeys.journey import JourneyConfig, JourneyMaker
+from worldsim.painting.journeys.journey import Describe, JourneyConfig, JourneyMaker
 from worldsim.painting.journeys.scene import (
     MAP,
     save_trip_scene,
@@ -67,6 +67,9 @@ from worldsim.painting.journeys.words import descriptions_for, reader_of
 from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter
 from worldsim.painting.places.folder import SHEET
 from worldsim.painting.pretrained import painter_by_name
+from worldsim.painting.training.lookaround import shard_files
+from worldsim.painting.training.store import place_attributes
+from worldsim.painting.training.views import load_view_sets
 from worldsim.painting.validation.validator import Validator, failures, passed
 from worldsim.painting.words.attributes import open_prior
 from worldsim.planning.ground import Ground, GroundConfig
@@ -103,11 +106,16 @@ class Arm:
     journey: changes of :class:`worldsim.painting.journeys.journey.JourneyConfig`.
     prompt: words of all places; by default the grammar's.
     attribute_guidance_scale: see :class:`worldsim.painting.sampling.PaintConfig`.
+    steps: sampling steps; by default those of the command.
+    like_tests: whether each place has the attributes of a place of the test maps, drawn with the
+        journey's seed, instead of words. New places are measured in the same way.
     """
 
     journey: Mapping[str, Any] = field(default_factory=dict)
     prompt: str | None = None
     attribute_guidance_scale: float | None = None
+    steps: int | None = None
+    like_tests: bool = False
 
 
 AS_IT_IS: Mapping[str, Any] = {"repaints": 0, "straighten": 0, "finer": False, "neighbours": 0}
@@ -139,6 +147,21 @@ ARMS: Mapping[str, Arm] = {
     "neighbours": Arm({**LEAD_ON, "neighbours": 2}),
     # Both without locally plane depth, which is shipped.
     "ragged": Arm({"straighten": 0}),
+    # As shipped, with other numbers of sampling steps.
+    "steps_8": Arm(steps=8),
+    "steps_12": Arm(steps=12),
+    # Places with the attributes of test maps, on which the real walks are.
+    "like_tests": Arm(steps=12, like_tests=True),
+    "like_tests_8": Arm(steps=8, like_tests=True),
+    # The same, and places with less than 8 m of open border are painted again, up to 2 times.
+    "like_tests_wide": Arm({"repaints": 2, "way_out": 8.0}, steps=12, like_tests=True),
+    # One scale of depth for all views that are painted at once, and none.
+    "one_scale": Arm({"align": "group"}, steps=12),
+    "like_tests_one_scale": Arm({"align": "group"}, steps=12, like_tests=True),
+    "no_scales": Arm({"align": "none"}, steps=12),
+    "like_tests_no_scales": Arm({"align": "none"}, steps=12, like_tests=True),
+    # Guided by its attributes where the memory shows something.
+    "like_tests_guided": Arm(steps=12, like_tests=True, attribute_guidance_scale=2.0),
 }
 
 
@@ -193,6 +216,8 @@ class Config:
     """Processes; 0 works in this one."""
     seed: int = 0
     """Journey ``i`` has seed ``seed + i``; real walks and dreams use it, too."""
+    tests: Path | None = None
+    """Look-arounds of test maps, for arms like tests."""
     seconds: float = 1e9
     """After this time no journey is extended, and no task that has not begun is run."""
     until: float = 0.0
@@ -208,6 +233,7 @@ class Maker:
         self._painter: Painter | None = None
         self._world: World | None = None
         self._twin: Any = None
+        self._tests: Array | None = None
 
     @property
     def painter(self) -> Painter:
@@ -220,11 +246,31 @@ class Maker:
 
     def painter_of(self, arm: Arm) -> Painter:
         """The painter with the settings of an arm."""
-        scale, painter = arm.attribute_guidance_scale, self.painter
-        if scale is None or not isinstance(painter, NetworkPainter):
+        changes = {
+            "attribute_guidance_scale": arm.attribute_guidance_scale,
+            "num_inference_steps": arm.steps,
+        }
+        changes = {name: value for name, value in changes.items() if value is not None}
+        painter = self.painter
+        if not changes or not isinstance(painter, NetworkPainter):
             return painter
-        config = replace(painter.config, attribute_guidance_scale=scale)
-        return NetworkPainter(painter.network, painter.spec, config)
+        return NetworkPainter(painter.network, painter.spec, replace(painter.config, **changes))
+
+    @property
+    def test_attributes(self) -> Array:
+        """Attributes (s, a) float32 of places of the test maps, by the painter's names."""
+        if self._tests is None:
+            files = shard_files(self.config.tests) if self.config.tests else []
+            if not files:
+                raise InvalidInputError(
+                    "arms like tests need look-arounds of test maps: give their folder with --tests"
+                )
+            sets = [load_view_sets(path) for path in files]
+            names = self.painter.spec.attributes
+            self._tests = np.concatenate(
+                [place_attributes(x)[:, [x.names.index(name) for name in names]] for x in sets]
+            )
+        return self._tests
 
     @property
     def world(self) -> World:
@@ -281,6 +327,8 @@ def make_trip(maker: Maker, arm: Arm, number: int, folder: Path) -> tuple[Trip, 
     words = descriptions_for(arm.prompt, painter, config.places)
     prior = beside(config.painter, open_prior) or beside(DEFAULT_PAINTER, open_prior)
     reader = reader_of(painter.spec.attributes, prior)
+    if arm.like_tests:
+        reader = like_tests(maker.test_attributes)
     began, ended = time.monotonic(), ""
     validator = None if config.validate else Validator(names=())
     journey = JourneyMaker(painter, words, reader, settings, validator)
@@ -301,6 +349,16 @@ def make_trip(maker: Maker, arm: Arm, number: int, folder: Path) -> tuple[Trip, 
         "seconds": round(seconds, 1),
         **refusals(trip),
     }
+
+
+def like_tests(attributes: Array) -> Describe:
+    """Return what gives every place the attributes (a,) of a drawn row of ``attributes`` (s, a)."""
+
+    def read(words: str, rng: np.random.Generator) -> tuple[Array, Array]:
+        row = attributes[rng.integers(len(attributes))].astype(np.float32)
+        return row, np.ones(len(row), bool)
+
+    return read
 
 
 def refusals(trip: Trip) -> Found:
@@ -748,7 +806,7 @@ def main(config: Config, report: Callable[[str], None] = print) -> Found:
     rows: dict[int, Found] = {}
     result: Found = {}
     identity = identity_of(Maker(replace(config, device="cpu")).painter)
-    with WorkerPool(config.workers, _Make(config), timeout_s=180.0) as pool:
+    with WorkerPool(config.workers, _Make(config), timeout_s=900.0) as pool:
         for index, row in pool.run(_run, tasks):
             if not row or not row.get("places", 1):
                 continue

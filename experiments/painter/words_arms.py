@@ -120,7 +120,9 @@ class Arm:
     contrast: float = 1.0
     """Scale of guidance away from ``against``."""
     against: str = "opposite"
-    """"opposite": the wanted attributes reversed; "unnamed": they are not given."""
+    """"opposite": the wanted attributes reversed; "unnamed": they are not given; "each": one
+    difference for each wanted attribute, to the place without it (Liu et al. 2022, "Compositional
+    visual generation with composable diffusion models")."""
     contrast_steps: int = 1000
     """First steps that are guided away."""
     gradient: float = 0.0
@@ -142,7 +144,10 @@ class Steered(nn.Module):
         self.__dict__["recogniser"] = recogniser
 
     def begin(self, unlike: Tensor, unlike_told: Tensor, wanted: list[dict[str, float]]) -> None:
-        """Set the attributes (b, a) to guide away from, which are given, and what is wanted."""
+        """Set the attributes to guide away from, which are given, and what is wanted.
+
+        unlike, unlike_told: (k, b, a); the differences to the ``k`` others are added.
+        """
         self.unlike, self.unlike_told, self.wanted = unlike, unlike_told, wanted
         self.step = 0
         self.agreements: list[Tensor] = []
@@ -152,9 +157,10 @@ class Steered(nn.Module):
         clean = self.network(batch)
         arm = self.arm
         if arm.contrast != 1.0 and self.step < arm.contrast_steps:
-            other = replace(batch, attributes=self.unlike, known=self.unlike_told)
-            away = self.network(other)
-            clean = away + arm.contrast * (clean - away)
+            own = clean
+            for unlike, told in zip(self.unlike, self.unlike_told, strict=True):
+                away = self.network(replace(batch, attributes=unlike, known=told))
+                clean = clean + (arm.contrast - 1.0) * (own - away)
         if self.recogniser is not None and arm.gradient > 0 and self.step < arm.gradient_steps:
             clean = self._climb(clean)
         if self.recogniser is not None:
@@ -297,10 +303,16 @@ class Ground:
             absent = spread(torch.tensor(free) & (said == 0))
             attributes, told = attributes * (1.0 - absent), torch.maximum(told, absent)
         if arm.against == "opposite":
-            unlike, unlike_told = spread(torch.from_numpy(np.stack(against))), told
+            unlike, unlike_told = spread(torch.from_numpy(np.stack(against)))[None], told[None]
+        elif arm.against == "each":
+            # A place that names fewer attributes has differences of 0.
+            rank = spread(said).cumsum(1) * spread(said)
+            without = [told * (rank != k + 1) for k in range(int(rank.max()))]
+            unlike_told = torch.stack(without)
+            unlike = attributes.expand_as(unlike_told)
         else:
             assert arm.against == "unnamed", arm.against
-            unlike, unlike_told = attributes, told * (1.0 - spread(said))
+            unlike, unlike_told = attributes[None], (told * (1.0 - spread(said)))[None]
         pose = self.test.pose[:, :HEADINGS]
         pose = (pose.flip(0) if kind == "tune" else pose)[torch.arange(len(wanted)) % len(pose)]
         first = 1000 * candidate + (500_000 if kind == "tune" else 0)
@@ -314,7 +326,7 @@ class Ground:
             part = slice(i, min(i + self.config.batch, len(wanted)))
             count = part.stop - part.start
             painter.config = replace(base.config, places=count, **changes)
-            network.begin(unlike[part], unlike_told[part], wanted[part])
+            network.begin(unlike[:, part], unlike_told[:, part], wanted[part])
             frame = painter.paint(
                 PaintInputs(
                     view=empty_view(count * HEADINGS, base.spec, self.device),
@@ -343,6 +355,14 @@ class Ground:
             torch.cat(agreement) if agreement else torch.zeros(len(wanted), 0),
             time.monotonic() - begun,
         )
+
+    def real_interval(self) -> list[float]:
+        """Return the 95% interval of the probe's accuracy on real places."""
+        return interval(self.real_draws)
+
+    def named_accuracy(self) -> dict:
+        """Return the probe's accuracy on real places by attribute that is measured."""
+        return named(np.where(self.measured, self.accuracy, np.nan), self.prior.names)
 
     @torch.no_grad()
     def said(self, rgb: Tensor) -> np.ndarray:
@@ -425,11 +445,11 @@ class Ground:
             whole = "step" not in name
             told[name] = self.judge(said[index, rows], kind, whole) | self.look(rgb)
 
-        for count in sorted({2, 3, 4, k}):
+        for count in sorted({2, 3, 4, 6, k}):
             if count > k:
                 continue
             take(f"best of {count}", agreement[:count, :, -1].argmax(0))
-            for step in (1, 2, 3, 4):
+            for step in (1, 2, 3, 4, 6):
                 if step < agreement.shape[2] - 1:
                     take(
                         f"best of {count} by step {step}", agreement[:count, :, step - 1].argmax(0)

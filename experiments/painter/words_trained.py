@@ -4,11 +4,13 @@ r"""Choose and measure in a training for words. Results: docs/experiments/words.
     python experiments/painter/words_trained.py student --student OUT/student/state \
         --folder OUT --out student.json DATA
     python experiments/painter/words_trained.py measure --painter OUT/shipped --out words.json DATA
+    python experiments/painter/words_trained.py best --painter PAINTER --recogniser FOLDER \
+        --out best.json DATA
 
 DATA is ``--train LOOKS --test LOOKS --before PAINTER --prior TABLE``. ``scale`` chooses the
 teacher's guidance scale on tuning prompts, and the weights from which a student starts. ``student``
 chooses between its average and last weights, and writes it in 8 bits. ``measure`` compares it with
-the painter before.
+the painter before. ``best`` compares candidates, steps and ways of guidance.
 """
 
 from __future__ import annotations
@@ -134,6 +136,11 @@ class Ask(Measure):
     """Ways whose FD is above this times that of the first are not measured."""
     best: int = 3
     """Ways that are measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best(Measure):
+    """Measure candidates, 12 steps and guidance, the most important ones first."""
 
 
 class Record:
@@ -369,14 +376,54 @@ def ask(config: Ask) -> None:
             )
 
 
+def best(config: Best) -> None:
+    """Measure arms on the 200 prompts; what is chosen on tuning prompts comes after that."""
+    record = Record(config)
+    ground = config.ground(config.painter, config.before, config.recogniser)
+    record.found["real"] = {
+        "accuracy": round(float(ground.accuracy[ground.measured].mean()), 4),
+        "interval": ground.real_interval(),
+        "by_attribute": ground.named_accuracy(),
+        "train_places": len(ground.train),
+        "test_places": len(ground.test),
+    }
+    record.found["prompts"] = ground.prompts["measured"].texts
+    now, pool = Arm(AS_NOW), config.pool if config.recogniser else 1
+    finer = replace(now, steps=12)
+    towards = {"contrast": 1.5, "against": "unnamed"}
+    arms: dict[str, tuple[str, Arm]] = {
+        "8 steps": ("measured", now),
+        "12 steps": ("measured", finer),
+        f"12 steps, {pool} candidates": ("measured", replace(finer, pool=pool)),
+        "12 steps, towards 1.5": ("measured", replace(finer, **towards)),
+        "tune: 12 steps": ("tune", finer),
+        "tune: 12 steps, each 1.25": ("tune", replace(finer, contrast=1.25, against="each")),
+        "tune: 12 steps, each 1.5": ("tune", replace(finer, contrast=1.5, against="each")),
+        "tune: 12 steps, towards 1.5": ("tune", replace(finer, **towards)),
+        "12 steps, each 1.25": ("measured", replace(finer, contrast=1.25, against="each")),
+        f"12 steps, towards 1.5, {pool} candidates": (
+            "measured",
+            replace(finer, pool=pool, **towards),
+        ),
+        f"8 steps, {pool} candidates": ("measured", replace(now, pool=pool)),
+        "10 steps": ("measured", replace(now, steps=10)),
+    }
+    record.do("copies", lambda: copies(ground))
+    for name, (kind, arm) in arms.items():
+        file = name.replace(",", "").replace(" ", "-")
+        record.do(name, lambda arm=arm, kind=kind, file=file: ground.measure(arm, kind, file))
+
+
 if __name__ == "__main__":
     torch.set_float32_matmul_precision("high")
-    chosen = tyro.cli(Scale | Student | Measure | Ask)
+    chosen = tyro.cli(Scale | Student | Measure | Ask | Best)
     if isinstance(chosen, Scale):
         choose_scale(chosen)
     elif isinstance(chosen, Student):
         choose_student(chosen)
     elif isinstance(chosen, Ask):
         ask(chosen)
+    elif isinstance(chosen, Best):
+        best(chosen)
     else:
         measure(chosen)

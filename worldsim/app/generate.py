@@ -17,7 +17,7 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from worldsim.errors import InvalidInputError, NotFoundError
-from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter
+from worldsim.painting.painter import DEFAULT_PAINTER, NEW_PLACE_STEPS, NetworkPainter
 from worldsim.painting.places.candidates import MOST_CANDIDATES, CandidateConfig
 from worldsim.painting.places.folder import finished, save_generated, sheet_of
 from worldsim.painting.places.new_places import (
@@ -82,7 +82,8 @@ class GenerateConfig:
     """Views that are painted jointly beside several pictures with poses; earlier ones are given to
     later ones. More at once are faster, and a little further from the true place."""
     num_inference_steps: Count | None = None
-    """Sampling steps. By default those that the painter recommends."""
+    """Sampling steps. By default 12 with the shipped painter, and otherwise those that the painter
+    recommends."""
     guidance_scale: NotNegative | None = None
     """How strongly words and memory guide the painter; 1 is without guidance. By default what the
     painter recommends."""
@@ -117,13 +118,13 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
     if config.json is not None:
         require_replaceable(config.json)
     prior = recogniser = None
+    steps = config.num_inference_steps
     if painter is None:
         painter = painter_by_name(config.painter, device=config.device)
+        steps = steps_for(config.painter, steps)
         prior = beside(config.painter, open_prior)
         recogniser = beside(config.painter, open_recogniser)
-    painter = with_sampling(
-        painter, config.num_inference_steps, config.guidance_scale, config.contrast_scale
-    )
+    painter = with_sampling(painter, steps, config.guidance_scale, config.contrast_scale)
     request = request_of(config, painter, prior, recogniser)
     # Before anything is painted: words, attributes and old folders.
     conditions_of(request, painter, np.random.default_rng(0))
@@ -139,7 +140,7 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
         for i in range(config.count):
             began = time.monotonic()
             if not there[i]:
-                with passes_shown(painter, bar, i / config.count, passes):
+                with passes_shown(painter, bar, i / config.count, 1 / config.count, passes):
                     made = paint_request(painter, request, told[i]["seed"])
                 save_place(made, folder_of(config, i), told[i], title_of(config))
             bar.move_to(100.0 * (i + 1) / config.count)
@@ -171,10 +172,13 @@ def passes_of(config: GenerateConfig, painter: Painter) -> int:
 
 
 @contextlib.contextmanager
-def passes_shown(painter: Painter, bar: Progress, done: float, passes: int) -> Iterator[None]:
+def passes_shown(
+    painter: Painter, bar: Progress, done: float, own: float, passes: int
+) -> Iterator[None]:
     """Context in which the bar moves with every run of the painter's network.
 
-    done: share that is done before, in [0, 1].
+    done, own: shares that are done before, and that are painted in this context, in [0, 1]. Refused
+        views are painted again, so the bar stops shortly before the end of this share.
     passes: about how many runs all places take.
     """
     if not isinstance(painter, NetworkPainter):
@@ -183,7 +187,7 @@ def passes_shown(painter: Painter, bar: Progress, done: float, passes: int) -> I
     runs = itertools.count(1)
 
     def step(*_: object) -> None:
-        bar.move_to(100.0 * min(0.99, done + next(runs) / passes))
+        bar.move_to(100.0 * (done + min(0.99 * own, next(runs) / passes)))
 
     hook = painter.network.register_forward_hook(step)
     try:
@@ -291,6 +295,15 @@ def title_of(config: GenerateConfig) -> tuple[str, ...]:
     words += [path.name for path in (config.image, *config.images) if path is not None]
     text = "  ".join(word for word in words if word)
     return (text[:120],) if text else ()
+
+
+def steps_for(painter: str, steps: int | None) -> int | None:
+    """Return the sampling steps of new places; None for those that the painter recommends.
+
+    painter: its name or folder.
+    steps: those that a user asks for.
+    """
+    return NEW_PLACE_STEPS if steps is None and painter == DEFAULT_PAINTER else steps
 
 
 def with_sampling(

@@ -13,6 +13,7 @@ from worldsim.app.generate import (
     beside,
     passes_of,
     passes_shown,
+    steps_for,
     with_sampling,
 )
 from worldsim.errors import PaintingError
@@ -59,7 +60,8 @@ class JourneyRunConfig:
     seed: Seed = 0
     """Seed of all random numbers."""
     num_inference_steps: Count | None = None
-    """Sampling steps; by default those that the painter recommends."""
+    """Sampling steps. By default 12 with the shipped painter, and otherwise those that the painter
+    recommends."""
     guidance_scale: NotNegative | None = None
     """Scale of classifier-free guidance; by default the painter's."""
     nearest: Positive = 4.0
@@ -105,7 +107,8 @@ def journey(config: JourneyRunConfig) -> Path:
     if config.json is not None:
         require_replaceable(config.json)
     painter = painter_by_name(config.painter, device=config.device)
-    painter = with_sampling(painter, config.num_inference_steps, config.guidance_scale)
+    steps = steps_for(config.painter, config.num_inference_steps)
+    painter = with_sampling(painter, steps, config.guidance_scale)
     names = painter.spec.attributes
     words = descriptions_for(config.prompt, painter, config.length)
     validator = None if config.validate else Validator(names=())
@@ -121,7 +124,9 @@ def journey(config: JourneyRunConfig) -> Path:
             while len(trip) < config.length:
                 note = f"place {len(trip) + 1} of {config.length}"
                 bar.move_to(100.0 * len(trip) / config.length, note)
-                with passes_shown(painter, bar, len(trip) / config.length, passes):
+                with passes_shown(
+                    painter, bar, len(trip) / config.length, 1 / config.length, passes
+                ):
                     trip = next(stops)
     except PaintingError:
         if len(trip):

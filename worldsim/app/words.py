@@ -55,7 +55,12 @@ def describe_words(attributes: Sequence[str]) -> JsonObject:
     return {
         **listed,
         "amounts": [vocabulary.NEGATIONS, *quantities.values(), *vocabulary.DEGREES.values()],
-        "accepted, but not painted": [vocabulary.COLOURS, vocabulary.QUALITIES],
+        "accepted, but not painted": [
+            vocabulary.COLOURS,
+            vocabulary.QUALITIES,
+            vocabulary.THINGS,
+            vocabulary.FEELINGS,
+        ],
         **({"an error, as this painter has no attribute for it": lacking} if lacking else {}),
     }
 

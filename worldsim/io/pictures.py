@@ -192,12 +192,14 @@ def read_picture(
     """
     path = require_regular(path, LARGEST_PICTURE)
     require_memory_for(2 * path.stat().st_size, f"the picture {path}")
+    if not path.stat().st_size:
+        raise DamagedFileError(f"{path} is empty (0 bytes): save or copy the picture again")
     try:
         with Image.open(path, formats=list(formats)) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise DamagedFileError(
-                    f"{path} claims {image.width}x{image.height} pixels, at most {MOST_PIXELS:,} "
-                    f"are read"
+                    f"{path} has {image.width}x{image.height} pixels, and at most "
+                    f"{MOST_PIXELS:,} are read: save it smaller"
                 )
             if image.format == "JPEG" and path.read_bytes().count(JPEG_SCAN) > MOST_SCANS:
                 # Each of them is decoded at the size of the whole picture.
@@ -213,11 +215,15 @@ def read_picture(
             return np.array(turned if mode is None else turned.convert(mode))
     except DamagedFileError:
         raise
+    except Image.DecompressionBombError as error:
+        raise DamagedFileError(
+            f"{path} is too large ({error}) At most {MOST_PIXELS:,} pixels are read: save it "
+            "smaller"
+        ) from error
     except (
         OSError,
         ValueError,
         SyntaxError,
-        Image.DecompressionBombError,
         MemoryError,
         OverflowError,
     ) as error:

@@ -26,6 +26,7 @@ from worldsim.painting.diffusers_painter import DiffusersPainter
 from worldsim.painting.inpaint import InpaintConfig
 from worldsim.painting.journeys.files import load_trip, travel
 from worldsim.painting.journeys.journey import JourneyConfig, JourneyMaker
+from worldsim.painting.journeys.openings import Opening
 from worldsim.painting.journeys.site import MOST_DRAWS, MOST_TRIES, WAY_OUT, groups_of
 from worldsim.painting.journeys.travel import align_depth
 from worldsim.painting.journeys.trip import Stop, Trip
@@ -198,6 +199,36 @@ def test_every_verdict_is_logged(trip: Trip, tmp_path: Path):
     names = {v["name"] for one in log for view in one["verdicts"] for v in view}
     assert names == {"scale", "seen_past", "nearest", "room", "floor"}
     assert all(one["kept"] == one["views"] for one in log)
+
+
+def test_refused_openings_are_followed_by_those_of_earlier_places(
+    trip: Trip, monkeypatch: pytest.MonkeyPatch
+):
+    at = {origin: level_pose(x=float(origin)) for origin in range(3)}
+    found = {0: [at[0]] * 2, 1: [at[1]] * 2, 2: []}
+
+    def openings(maker: JourneyMaker, trip: Trip, origin: int) -> list[Opening]:
+        return [Opening(pose, 1.0, 1.0, 1.0, 1.0) for pose in found[origin]]
+
+    monkeypatch.setattr(JourneyMaker, "_openings", openings)
+    monkeypatch.setattr(JourneyMaker, "_straight_on", lambda self, trip, needed: [level_pose()])
+    tried = [float(pose[0, 3]) for pose in maker()._cameras(trip)]
+    assert tried == [1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_one_scale_for_views_that_are_painted_at_once():
+    code = quantise_depth(torch.full((2, 16, 16), 4.0))
+    mask = torch.zeros(2, 16, 16, dtype=torch.bool)
+    mask[:, :, :8] = True
+    rgb, zero = torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.zeros(2, 2, 16, 16).byte()
+    known = MemoryView(rgb, torch.where(mask, code, 0), mask, zero, zero[:, 0])
+    depth = torch.tensor([3.0, 2.0])[:, None, None].expand(2, 16, 16)
+    painted = Frame(rgb, quantise_depth(depth), level_pose().expand(2, 4, 4))
+    assert [round(float(x), 2) for x in align_depth(painted, known)[1]] == [0.75, 0.5]
+    one = align_depth(painted, known, "group")[1]
+    # The lower of the two middle values, as PyTorch's median has it.
+    assert float(one[0]) == float(one[1]) == pytest.approx(0.5, abs=0.01)
+    assert align_depth(painted, known, "none")[1].tolist() == [1.0, 1.0]
 
 
 def test_wrong_depth_is_scaled_to_the_memory():

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.helpers.painters import INTRINSICS, SIZE
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.io.nerfstudio import OPENGL_AXES, save_nerfstudio
-from worldsim.painting.places.pictures import open_pictures, read_photo
+from worldsim.painting.places.pictures import check_upright, open_pictures, read_photo
 from worldsim.painting.places.place import level_pose, ring
 from worldsim.protocols import PainterSpec
 from worldsim.state import Trajectory
@@ -127,6 +127,14 @@ def test_wrong_conventions_are_refused(tmp_path: Path, noise: Any):
     y_up = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
     with pytest.raises(InvalidInputError, match="do not stand upright.*world-to-camera"):
         open_pictures(paths, SPEC, write_poses(tmp_path, "opencv", turn=y_up))
+
+
+def test_world_to_camera_matrices_are_refused():
+    poses = ring(level_pose(1.0, 2.0, 1.5), 8)[:3].double().numpy()
+    names = ["a.png", "b.png", "c.png"]
+    check_upright(list(poses), names)
+    with pytest.raises(InvalidInputError, match="world-to-camera: inverted"):
+        check_upright([np.linalg.inv(pose) for pose in poses], names)
 
 
 def test_bad_poses_are_named(tmp_path: Path, noise: Any):

@@ -41,6 +41,9 @@ def test_a_leg_trains_and_the_next_resumes(
     run_leg(data, out, 5, monkeypatch)
     second = load_painter(out / "state")
     assert second.card["step"] == 5
+    # The checkpoint is a painter: views of the recording's size.
+    spec = second.spec()
+    assert (spec.height, spec.width) == sets.rgb.shape[2:4] and spec.attributes == sets.names
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     # The second leg began where the first had stopped: five warm-up steps move weights very little.

@@ -92,6 +92,14 @@ def test_kinds_of_places_give_way():
     assert dict(parse("a base with some metal")) == {"metal": SOME, "tech": PLAIN}
 
 
+def test_everyday_words():
+    parsed = parse("a cosy kitchen with windows")
+    assert dict(parsed) == {"sky": NONE, "openness": NARROW} and parsed.ignored == ("windows",)
+    assert parse("a damp cellar")["water"] == SOME
+    assert parse("a damp lake")["water"] == PLAIN
+    assert parse("a library with books")["wood"] == PLAIN
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
@@ -199,5 +207,10 @@ def test_suggested_words():
 def test_the_vocabulary_is_documented():
     page = DOCS.read_text()
     assert words_table() in page
-    for words in (vocabulary.COLOURS, vocabulary.QUALITIES):
+    for words in (
+        vocabulary.COLOURS,
+        vocabulary.QUALITIES,
+        vocabulary.THINGS,
+        vocabulary.FEELINGS,
+    ):
         assert words.replace("\n", " ") in page.replace("\n", " ")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Annotated
 
 import numpy as np
@@ -38,6 +39,7 @@ from worldsim.painting.journeys.site import (
 )
 from worldsim.painting.journeys.straight import straighten
 from worldsim.painting.journeys.travel import (
+    Alignment,
     align_depth,
     fill_holes,
     next_cameras,
@@ -89,8 +91,8 @@ class JourneyConfig:
     tries: Annotated[int, Ge(1), Le(MOST_TRIES)] = 4
     """Attempts per group of views. Views that pass are kept, the others are painted again."""
     cameras: Annotated[int, Ge(1), Le(MOST_CAMERAS)] = 3
-    """Cameras at openings, and as many at the ends of straight ways, that are tried for a place
-    before the journey ends with an error."""
+    """Cameras at openings that are tried for a place, as many at the ends of straight ways, and as
+    many at openings of earlier places, before the journey ends with an error."""
     accept: Share = 0.5
     """Share of a group's views that must pass after the last attempt. The best attempt stands in
     for the others."""
@@ -108,6 +110,9 @@ class JourneyConfig:
     """Metres of open border from which a place has a way out."""
     open_words: bool = False
     """Whether these further paintings are told that the place is open."""
+    align: Alignment = "view"
+    """How painted depth is scaled to that of the memory
+    (:func:`worldsim.painting.journeys.travel.align_depth`)."""
     straighten: Annotated[int, Ge(0), Le(8)] = 2
     """Passes that straighten the surfaces of accepted depth
     (:func:`worldsim.painting.journeys.straight.straighten`); 0 leaves it as it is."""
@@ -190,7 +195,7 @@ class JourneyMaker:
             painter = painter.with_prompt(words)
         log: list[Attempt] = []
         known_place: tuple[Stop, Frame] | None = None
-        for number, pose in enumerate(self._cameras(trip)):
+        for number, pose in enumerate(islice(self._cameras(trip), 2 * MOST_CAMERAS)):
             poses = ring(pose, self.config.headings)
             site = Site(trip, painter, poses, number, attributes, told)
             known = self._known(trip.memory, site.poses)
@@ -281,21 +286,35 @@ class JourneyMaker:
             f"{self.config.seed}. The {place} places before it are kept."
         )
 
-    def _cameras(self, trip: Trip) -> list[Tensor]:
-        """Return the cameras to try for the next place."""
+    def _cameras(self, trip: Trip) -> Iterator[Tensor]:
+        """Yield the cameras to try for the next place.
+
+        First at openings of the newest place that has some, then at the ends of straight ways, at
+        last at openings of earlier places.
+        """
         config, place = self.config, len(trip)
         if not place:
-            return [level_pose(z=EYE_HEIGHT)] * config.cameras
+            yield from [level_pose(z=EYE_HEIGHT)] * config.cameras
+            return
         if config.loop and place > config.length // 2:
             # Back along the way, looking back.
-            return [ring(trip.pose[config.length - 1 - place], 2)[1]] * config.cameras
+            yield from [ring(trip.pose[config.length - 1 - place], 2)[1]] * config.cameras
+            return
+        origins = reversed(range(place)) if config.openings else iter(())
         openings: list[Tensor] = []
-        if config.openings:
-            for origin in reversed(range(place)):
-                openings = [one.pose for one in self._openings(trip, origin)[: config.cameras]]
-                if openings:
-                    break
-        return [*openings, *self._straight_on(trip, needed=not openings)]
+        for origin in origins:
+            openings = [one.pose for one in self._openings(trip, origin)[: config.cameras]]
+            if openings:
+                break
+        yield from openings
+        yield from self._straight_on(trip, needed=not openings)
+        left = config.cameras
+        for origin in origins:
+            further = [one.pose for one in self._openings(trip, origin)[:left]]
+            yield from further
+            left -= len(further)
+            if not left:
+                break
 
     def _straight_on(self, trip: Trip, needed: bool) -> list[Tensor]:
         """Return cameras at the ends of straight free ways.
@@ -408,7 +427,9 @@ class JourneyMaker:
             step = site.key(number, attempt)
             inputs = site.inputs([*todo, *beside], known, given, self.config.seed, step)
             painted = map_tensors(lambda x: x.cpu(), site.painter.paint(inputs))
-            fresh, scale = align_depth(frames_at(painted, range(len(todo))), known)
+            fresh, scale = align_depth(
+                frames_at(painted, range(len(todo))), known, self.config.align
+            )
             views = Views(fresh, self._camera(site.poses[todo]), known, *others)
             verdicts = self.validator.views(views, inputs, concatenate([fresh, *given]))
             for i, frame, found in zip(todo, split(fresh), verdicts, strict=True):

@@ -53,7 +53,7 @@ class Site:
 
     def key(self, group: int, attempt: int) -> int:
         """Return the step of the random numbers of an attempt at a group of views."""
-        # Cameras at openings, and as many at the ends of straight ways.
+        # At most so many cameras of a place are tried.
         camera = len(self.trip) * 2 * MOST_CAMERAS + self.number
         place = camera * MOST_DRAWS + self.draw
         return (place * MOST_TRIES + group) * MOST_TRIES + attempt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -155,27 +156,29 @@ def _spread(sorted_cameras: list[NextCamera], most: int) -> list[NextCamera]:
     return chosen
 
 
-def align_depth(frame: Frame, known: MemoryView) -> tuple[Frame, Tensor]:
+Alignment: TypeAlias = Literal["group", "view", "none"]
+"""Whether views that are painted at once have one factor, one each, or none."""
+
+
+def align_depth(
+    frame: Frame, known: MemoryView, alignment: Alignment = "view"
+) -> tuple[Frame, Tensor]:
     """Scale painted depths to those of the memory; returns the frame and the factors (n,).
 
-    The factor of a view is the median ratio of inverse depths on the overlap: pixels that both know
-    and that the painter did not copy. Pixels that it copied stay. A view with little overlap takes
-    the median of the others.
+    A factor is the median ratio of inverse depths on the overlap, the pixels that both know. Pixels
+    that the painter copied stay.
+
+    alignment: ``view`` gives each view a factor of the pixels that it did not copy; one with little
+        overlap takes the median of the others. ``group`` gives all views one factor, for which
+        copied pixels count, too. ``none`` changes nothing. No way was found better than the others
+        (docs/experiments/journeys.md).
     """
     painted, there = frame.inverse_depth, known.inverse_depth
     assert painted is not None
     copied = known.mask & (painted == there)
-    overlap = known.mask & ~copied & (painted > 0) & (there > 0)
+    overlap = known.mask & (painted > 0) & (there > 0)
     log = (there.float() / painted.float().clamp(min=1.0)).log()
-    found = [
-        log[i][overlap[i]].median() if int(overlap[i].sum()) >= LEAST_OVERLAP else None
-        for i in range(len(painted))
-    ]
-    some = [x for x in found if x is not None]
-    if not some:
-        return frame, torch.ones(len(painted))
-    rest = torch.stack(some).median()
-    own = torch.stack([rest if x is None else x for x in found])
+    own = _factors(log, overlap, copied, alignment)
     own = own.clamp(-math.log(MOST_SCALE), math.log(MOST_SCALE))
     own = torch.where(own.abs() < LEAST_LOG_SCALE, 0.0, own)
     scaled = (painted * own.exp()[:, None, None]).round().clamp(0, DEPTH_CODES).int()
@@ -183,6 +186,25 @@ def align_depth(frame: Frame, known: MemoryView) -> tuple[Frame, Tensor]:
     scaled = torch.where(painted > 0, scaled.clamp(min=1), 0)
     code = torch.where(copied, painted, scaled)
     return dataclasses.replace(frame, inverse_depth=code), own.exp()
+
+
+def _factors(log: Tensor, overlap: Tensor, copied: Tensor, alignment: Alignment) -> Tensor:
+    """Return logarithms of factors (n,) from those of the ratios (n, h, w) on the overlap."""
+    none = torch.zeros(len(log))
+    if alignment == "none":
+        return none
+    if alignment == "group":
+        return none + log[overlap].median() if int(overlap.sum()) >= LEAST_OVERLAP else none
+    overlap = overlap & ~copied
+    found = [
+        log[i][overlap[i]].median() if int(overlap[i].sum()) >= LEAST_OVERLAP else None
+        for i in range(len(log))
+    ]
+    some = [x for x in found if x is not None]
+    if not some:
+        return none
+    rest = torch.stack(some).median()
+    return torch.stack([rest if x is None else x for x in found])
 
 
 def fill_holes(known: MemoryView, poses: Tensor) -> Frame:

@@ -35,8 +35,9 @@ LEAST_PROBABILITY = 1e-4
 class CandidateConfig:
     """How many candidates of a place are previewed."""
 
-    candidates: Annotated[int, Ge(1), Le(MOST_CANDIDATES)] = 4
-    """Seeds that are previewed; 1 paints the first one at once."""
+    candidates: Annotated[int, Ge(1), Le(MOST_CANDIDATES)] = 2
+    """Seeds that are previewed; 1 paints the first one at once. More than two hardly show more of
+    the words (docs/experiments/words.md)."""
     steps: Count = 3
     """Sampling steps of a preview."""
 

@@ -38,6 +38,9 @@ COVERED = 250
 """Pixels of the painter's view count as shown if the picture covers this many 255ths of them."""
 UPRIGHT = 0.5
 """Smallest mean cosine between the cameras' up and the world's."""
+LEVEL, LEANING = 0.9, 0.1
+"""Poses count as world-to-camera if this cosine is at least ``LEVEL`` for each of their inverses,
+and on average larger by ``LEANING``."""
 
 Numbers4 = Annotated[list[float], Len(4, 4)]
 Matrix = Annotated[list[Numbers4], Len(4, 4)]
@@ -141,9 +144,16 @@ def check_upright(poses: Sequence[Array], names: Sequence[str]) -> None:
     poses: (4, 4) camera-to-world, OpenCV axes, world axes with z up.
     """
     up = np.array([-pose[2, 1] for pose in poses])
+    worst = names[int(up.argmin())]
+    # The inverse of a rotation is its transpose.
+    inverse_up = np.array([-pose[1, 2] for pose in poses])
+    if float(inverse_up.min()) >= LEVEL and float(inverse_up.mean() - up.mean()) >= LEANING:
+        raise InvalidInputError(
+            f"the poses seem to be world-to-camera: inverted, all cameras stand upright ({worst} "
+            "does not now). Give camera-to-world matrices"
+        )
     if float(up.mean()) >= UPRIGHT:
         return
-    worst = names[int(up.argmin())]
     if float(up.mean()) <= -UPRIGHT:
         raise InvalidInputError(
             f"the cameras of the poses are upside down (first of all {worst}): the other "

@@ -274,9 +274,7 @@ class DistilTrainer(PainterTrainer):
         self.balance = Balance(config.num_inference_steps, config.balance, place.device)
         self.under_way: dict[int, Starts] = {}
         """Sets that may go on, by their number of views."""
-        camera = tuple(float(v) for v in store.intrinsics.cpu())
-        assert len(camera) == 4
-        self._spec = PainterSpec(store.height, store.width, camera, max(VIEW_COUNTS), store.names)
+        self._spec = store.spec(max(VIEW_COUNTS))
         self._losses = torch.zeros(2, config.num_inference_steps, device=place.device)
 
     def loss(self, maker: BatchMaker, views: int) -> Tensor:

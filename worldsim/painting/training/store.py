@@ -16,6 +16,7 @@ from torch import Tensor
 from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.painting.training.lookaround import shard_files
 from worldsim.painting.training.views import ViewSets, load_view_sets
+from worldsim.protocols import PainterSpec
 
 POLL_S = 1.0
 """Seconds between checks of the folder."""
@@ -63,6 +64,11 @@ class ViewStore:
 
     def __len__(self) -> int:
         return min(self.added, self.capacity)
+
+    def spec(self, views: int) -> PainterSpec:
+        """Return what a painter of these sets paints, ``views`` at once."""
+        fx, fy, cx, cy = (float(value) for value in self.intrinsics.cpu())
+        return PainterSpec(self.height, self.width, (fx, fy, cx, cy), views, self.names)
 
     def select(self, names: Sequence[str]) -> None:
         """Let drawn sets have only the attributes ``names``, in this order.

@@ -14,11 +14,12 @@ from worldsim.painting.checkpoint import load_painter
 from worldsim.painting.knots import knots_of
 from worldsim.painting.levels import loss_of
 from worldsim.painting.network import PainterNetwork
-from worldsim.painting.training.batches import BatchMaker
-from worldsim.painting.training.store import FolderReader
+from worldsim.painting.training.batches import VIEW_COUNTS, BatchMaker
+from worldsim.painting.training.store import FolderReader, ViewStore
 from worldsim.painting.training.trainer import LegConfig, PainterTrainer, Place, resumed, run_leg
 from worldsim.painting.training.widen import embed_words, widen
 from worldsim.painting.words.attributes import AttributePrior
+from worldsim.protocols import PainterSpec
 from worldsim.runtime.json_config import to_json
 from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.ranges import Count
@@ -71,8 +72,10 @@ def read_knots(folder: Path, names: Sequence[str]) -> tuple[tuple[float, ...], .
 class DenoisingTrainer(PainterTrainer):
     """Trains the network to predict clean views."""
 
-    def __init__(self, config: PainterTrainConfig, names: tuple[str, ...], place: Place) -> None:
+    def __init__(self, config: PainterTrainConfig, store: ViewStore, place: Place) -> None:
         torch.manual_seed(config.seed)
+        names = store.names
+        self._spec = store.spec(max(VIEW_COUNTS))
         saved = resumed(config)
         if saved is None and config.start is not None:
             saved = load_painter(config.start)
@@ -89,6 +92,10 @@ class DenoisingTrainer(PainterTrainer):
         )
         super().__init__(config, network, saved, names, place)
 
+    def spec(self) -> PainterSpec:
+        """See :meth:`worldsim.painting.training.trainer.PainterTrainer.spec`."""
+        return self._spec
+
     def loss(self, maker: BatchMaker, views: int) -> Tensor:
         """See :meth:`worldsim.painting.training.trainer.PainterTrainer.loss`."""
         example = maker.make(self.config.views // views, views)
@@ -103,6 +110,6 @@ def train(config: PainterTrainConfig) -> JsonObject:
     """
 
     def build(reader: FolderReader, place: Place) -> DenoisingTrainer:
-        return DenoisingTrainer(config, reader.store.names, place)
+        return DenoisingTrainer(config, reader.store, place)
 
     return run_leg(config, build)

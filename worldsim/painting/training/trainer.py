@@ -206,9 +206,9 @@ class PainterTrainer(ABC):
         """Return further entries of a log line, about the steps since the last one."""
         return {}
 
-    def spec(self) -> PainterSpec | None:
-        """Return what the painter paints if the checkpoint is one to paint with."""
-        return None
+    @abstractmethod
+    def spec(self) -> PainterSpec:
+        """Return what the painter paints."""
 
     def sampling(self) -> PaintConfig | None:
         """Return the sampling settings that the checkpoint recommends."""

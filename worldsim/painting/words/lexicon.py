@@ -56,7 +56,8 @@ def lexicon() -> Lexicon:
     for amount, words in v.DEGREES.items():
         for k in _listed(words):
             modifiers[k] = Modifier(" ".join(k), amount, next_only=True, adverb=True)
-    ignored = frozenset(" ".join(k) for k in (*_listed(v.COLOURS), *_listed(v.QUALITIES)))
+    nothing = (v.COLOURS, v.QUALITIES, v.THINGS, v.FEELINGS)
+    ignored = frozenset(" ".join(k) for words in nothing for k in _listed(words))
     stop = frozenset(" ".join(k) for k in _listed(v.STOP_WORDS))
     longest = max(len(k) for k in (*terms, *modifiers))
     return Lexicon(terms, modifiers, ignored, stop, longest)

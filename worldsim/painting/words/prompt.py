@@ -218,7 +218,7 @@ class _Parser:
                 modifier = None
             elif token in ("and", "or", "nor"):
                 linked = token
-            elif token in self.lexicon.ignored:
+            elif any(word in self.lexicon.ignored for word in singulars(token)):
                 self.ignored.append(token)
             elif not self._is_empty(token) and not self._without_suffix(token):
                 self.unknown.append(token)

@@ -85,11 +85,15 @@ FLOORS = (
         "nature, natural, grass, grassy, dirt, earth, earthen, mud, muddy, soil, moss, mossy",
         "nature",
     ),
-    _share("garden, meadow, lawn, field", "nature", sky=PLAIN),
+    _share("garden, meadow, lawn, field, park, forest, jungle", "nature", sky=PLAIN),
 )
 """Kinds of floors."""
 WATERS = _share("pool, pond, lake, sea, river, stream, puddle, moat, flooded", "water")
 """Words that ask for water unless another liquid stands beside them, as in "a pool of lava"."""
+MOISTURES = (
+    Term("damp, moist, wet, humid, soggy", hints={"water": SOME}),
+    Term("dry, arid", hints={"water": NONE}),
+)
 STAIRS = (
     _share(
         "stair, staircase, stairway, stairwell, step, stepped, flight of stairs, flight of steps",
@@ -111,12 +115,13 @@ LIGHTS = (
     *LIT_TERMS,
     Term("pitch dark, pitch black, lightless", {"light": 0.02}),
     Term(
-        "dark, darkness, gloomy, gloom, shadowy, shadow, unlit, murky, night, poorly lit, "
+        "dark, darkness, gloomy, gloom, shadowy, shadow, unlit, murky, night, moonlit, poorly lit, "
         "badly lit",
         {"light": DARK},
     ),
     Term(
-        "dim, dimly lit, dimly, low light, faint light, little light, dusky, twilight",
+        "dim, dimly lit, dimly, low light, faint light, little light, dusky, dusk, twilight, "
+        "shady, candlelit, torchlit",
         {"light": DIM},
     ),
     Term(
@@ -126,14 +131,23 @@ LIGHTS = (
 )
 SIZES = (
     Term("cramped, tiny, confined, claustrophobic", {"openness": TINY}),
-    Term("narrow, small, tight, compact, enclosed", {"openness": NARROW}),
-    Term("open, wide, large, big, spacious, roomy, broad, grand, great", {"openness": WIDE}),
+    Term("narrow, small, tight, compact, enclosed, cosy, cozy, snug", {"openness": NARROW}),
+    Term("open, wide, large, big, spacious, roomy, airy, broad, grand, great", {"openness": WIDE}),
     Term("open ground, open terrain, open country", {"openness": WIDE}, {"sky": PLAIN}),
     Term("huge, vast, enormous, immense, gigantic, giant, wide open", {"openness": HUGE}),
 )
 PLACES = (
     Term("hall, gallery", hints={"openness": 0.7, "sky": NONE}),
-    Term("room, chamber, vault", hints={"sky": NONE}),
+    Term(
+        "room, chamber, vault, kitchen, bedroom, bathroom, office, lobby, lounge, shop, school, "
+        "hospital, house, home, building",
+        hints={"sky": NONE},
+    ),
+    Term(
+        "library, study, cabin, hut, barn, attic, pub, tavern", hints={"wood": PLAIN, "sky": NONE}
+    ),
+    Term("prison, jail, cell", hints={"stone": PLAIN, "sky": NONE, "openness": 0.2}),
+    Term("bunker, garage, hangar, submarine, spaceship", hints={"metal": PLAIN, "sky": NONE}),
     Term(
         "corridor, hallway, passage, passageway, tunnel, aisle",
         hints={"openness": 0.2, "sky": NONE},
@@ -144,7 +158,7 @@ PLACES = (
     Term("factory, plant, refinery, foundry", hints={"metal": PLAIN, "tech": SOME}),
     Term("warehouse, storeroom, depot", hints={"wood": PLAIN}),
     Term(
-        "dungeon, crypt, tomb, cellar, catacomb",
+        "dungeon, crypt, tomb, cellar, basement, catacomb",
         hints={"stone": PLAIN, "sky": NONE, "light": DIM},
     ),
     Term("castle, fortress, keep, tower, fort", hints={"stone": PLAIN}),
@@ -157,7 +171,7 @@ PLACES = (
 """Kinds of places. Their amounts are hints: "a corridor under the sky" has a sky."""
 GROUPS: Mapping[str, tuple[Term, ...]] = {
     "walls": MATERIALS,
-    "floors": (*FLOORS, WATERS),
+    "floors": (*FLOORS, WATERS, *MOISTURES),
     "stairs": STAIRS,
     "sky": SKIES,
     "light": LIGHTS,
@@ -199,6 +213,20 @@ COLOURS = (
 QUALITIES = (
     "tall, high, low, long, short, old, ancient, ruined, abandoned, round, square, curved, rusty, "
     "dirty, clean, quiet, silent, eerie, spooky, beautiful, strange, empty"
+)
+THINGS = (
+    "window, glass, curtain, carpet, rug, tile, tiled, mirror, picture, painting, table, desk, "
+    "chair, bench, sofa, couch, bed, shelf, bookshelf, book, cupboard, barrel, box, chest, oven, "
+    "stove, sink, lamp, lantern, torch, candle, chandelier, fireplace, column, pillar, arch, beam, "
+    "statue, fountain, altar, throne, bridge, balcony, railing, fence, ladder, lift, elevator, "
+    "sign, poster, graffiti, tree, bush, flower, leaf, leaves, vine, root, sand, snow, ice, cloud, "
+    "sun, moon, star, rain, fog, mist, smoke, dust, person, people, monster, animal, car"
+)
+FEELINGS = (
+    "warm, cold, cool, fresh, friendly, pleasant, comfortable, homely, lovely, pretty, ugly, "
+    "scary, creepy, haunted, mysterious, lonely, peaceful, calm, modern, new, medieval, gothic, "
+    "futuristic, alien, fancy, simple, plain, rich, poor, foggy, misty, smoky, dusty, sandy, "
+    "snowy, icy, stormy, deep, steep, flat"
 )
 """Words that are understood but ask for nothing that a painter has an attribute for. They are
 reported with the result."""

@@ -87,9 +87,10 @@ def test_snapshots_and_forks(envs: tuple[RayVectorEnv, WorldVectorEnv], tmp_path
     assert_same(spread.step(actions(2)), expected)
 
     spread.load(path)
-    futures, other = spread.fork(2, 3), whole.fork(2, 3)
+    whole.load(path)
+    futures, other = spread.fork(2, 4), whole.fork(2, 4)
     spread.step(actions(3))
-    assert_same(futures.step(np.array([1, 1, 2])), other.step(np.array([1, 1, 2])))
+    assert_same(futures.step(actions(4)), other.step(actions(4)))
     futures.close()
 
 

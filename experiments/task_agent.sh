@@ -14,7 +14,7 @@ episodes=${EPISODES:-100} workers=${WORKERS:-16} envs=${ENVS:-256} limit=${MAX_S
 engine=${ENGINE:-compiled}
 python=${PYTHON:-python}
 # Real twins are one process each: threads inside them would only get in each other's way.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} MUJOCO_GL=${MUJOCO_GL:-egl} SDL_VIDEODRIVER=${SDL_VIDEODRIVER:-dummy}
 mkdir -p "$out"
 scenes=worldsim.scenes.recorded:RecordedScenes
 if [ -n "$recording" ]; then scenes=worldsim.scenes.episodes:EpisodeScenes:$recording; fi

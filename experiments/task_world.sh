@@ -96,6 +96,8 @@ if [ -n "${STEPS:-}" ]; then limit=(--steps "$STEPS"); fi
     --patience 60 "${common[@]}" "${limit[@]}" ${TRAIN:-}
 wait
 
+# That of the round before.
+rm -rf "$OUT/world"
 "$PYTHON" -m worldsim export "$OUT/$RUN/world" --out "$OUT/world"
 du -sb "$OUT/world"
 if [ "$EPISODES" = 0 ]; then exit; fi

@@ -13,7 +13,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "${4:-runs/$task}"
 out=$(cd "${4:-runs/$task}" && pwd)
 rounds=${ROUNDS:-2} episodes=${EPISODES:-100} train=${TRAIN:-}
-export PYTHON=${PYTHON:-python3} SEEDS=${SEEDS:-0 1 2}
+export MUJOCO_GL=${MUJOCO_GL:-egl} SDL_VIDEODRIVER=${SDL_VIDEODRIVER:-dummy} PYTHON=${PYTHON:-python3} SEEDS=${SEEDS:-0 1 2}
 if [ -x "$PYTHON" ]; then PYTHON=$(cd "$(dirname "$PYTHON")" && pwd)/$(basename "$PYTHON"); fi
 case "$task" in
 carracing | pendulum) limit=1000 ;;

@@ -22,7 +22,8 @@ import tyro
 from experiments.peers import diamond, stages
 from experiments.peers.settings import PeersConfig, mark
 from experiments.peers.table import table
-from worldsim.runtime.json_config import read_json, write_json
+from worldsim.errors import InvalidInputError
+from worldsim.runtime.json_config import read_json, to_json, write_json
 from worldsim.runtime.types import JsonObject
 
 
@@ -30,7 +31,8 @@ def all_stages(config: PeersConfig) -> Iterator[tuple[str, Callable[[], JsonObje
     """All stages by name, in order."""
     yield "record", lambda: stages.record(config)
     yield "export", lambda: diamond.export(config)
-    yield "diamond", lambda: stages.train_diamond(config)
+    # Named by its end: more minutes go on from its checkpoint.
+    yield f"diamond-{mark(config.minutes[-1])}", lambda: stages.train_diamond(config)
     for minutes in config.minutes:
         name = mark(minutes)
         yield f"worldsim-{name}", lambda m=minutes: stages.train_worldsim(config, m)
@@ -47,6 +49,7 @@ def main(config: PeersConfig) -> None:
     """Run one stage, or all that are not done."""
     config = dataclasses.replace(config, out=config.out.resolve(), diamond=config.diamond.resolve())
     (config.out / "results").mkdir(parents=True, exist_ok=True)
+    check_same(config)
     known = dict(all_stages(config))
     if config.stage != "all":
         if config.stage not in known:
@@ -61,6 +64,25 @@ def main(config: PeersConfig) -> None:
             print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
         summarise(config, list(known))
     print(table(read_json(config.out / "summary.json")))
+
+
+MAY_CHANGE = ("out", "diamond", "stage", "minutes", "workers", "bootstrap")
+"""Settings that may be others when a comparison goes on."""
+
+
+def check_same(config: PeersConfig) -> None:
+    """Raise InvalidInputError if the folder holds a comparison with other settings."""
+    wanted = {k: v for k, v in to_json(config).items() if k not in MAY_CHANGE}
+    path = config.out / "config.json"
+    if not path.exists():
+        write_json(path, wanted)
+        return
+    found = read_json(path)
+    other = sorted(k for k in wanted if found.get(k) != wanted[k])
+    if other:
+        raise InvalidInputError(
+            f"{config.out} holds a comparison with other {', '.join(other)}: give another --out"
+        )
 
 
 def summarise(config: PeersConfig, names: list[str]) -> None:

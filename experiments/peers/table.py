@@ -17,9 +17,8 @@ def table(summary: JsonMapping) -> str:
     if "record" in results:
         made = results["record"]["train"]
         lines.append(f"recorded {made['frames']:,} frames, SHA-256 {made['sha256']}")
-    if "diamond" in results:
-        steps = results["diamond"]["steps"]
-        lines.append(f"DIAMOND: {steps}, {results['diamond']['seconds']:.0f} s timed")
+    if found := results.get(f"diamond-{mark(config['minutes'][-1])}"):
+        lines.append(f"DIAMOND: {found['steps']}, {found['seconds']:.0f} s timed")
     for minutes in config["minutes"]:
         name = mark(minutes)
         lines.append(f"-- {name} minutes")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.peers import dreams, judge
+from experiments.peers import dreams, judge, overview
 from worldsim.state import SceneStart
 
 LEVELS = torch.arange(256) / 255 * 2 - 1
@@ -111,3 +111,15 @@ def test_eighteen_policies_of_few_and_many_actions(tmp_path: Any) -> None:
     for actions in (3, 6):
         specs = judge.policies([tmp_path / "a", tmp_path / "b"], gym.spaces.Discrete(actions))
         assert len({(s.agent, s.chance, s.always) for s in specs}) == judge.POLICIES
+
+
+def test_ahead_is_counted_by_means_and_by_intervals() -> None:
+    def row(agreement: float, total: float, psnr: float, width: float) -> dict[str, Any]:
+        values = {"agreement": agreement, "return": total, "psnr": psnr}
+        return {
+            f"{name}_difference": {"mean": x, "ci95": [x - width, x + width]}
+            for name, x in values.items()
+        }
+
+    rows = [row(0.2, 3.0, 1.0, 0.1), row(0.2, 3.0, -0.6, 0.5), row(0.2, -1.0, 0.0, 0.1)]
+    assert list(overview.verdict(rows).values()) == [3, 2, 1, 1]

@@ -75,7 +75,7 @@ class PeersConfig:
     overrides: tuple[str, ...] = ()
     """Further settings of DIAMOND, as on its own command line, such as
     ``denoiser.training.batch_size=2`` for a rehearsal on a CPU."""
-    epoch_steps: int = 50
+    epoch_steps: int = 10
     """Steps after which DIAMOND's training changes between its denoiser and its model of rewards
     and ends. Its own number is 400; the clock is read at these changes."""
     warm_steps: int = 20

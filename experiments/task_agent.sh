@@ -14,7 +14,7 @@ episodes=${EPISODES:-100} workers=${WORKERS:-16} envs=${ENVS:-256} limit=${MAX_S
 engine=${ENGINE:-compiled}
 python=${PYTHON:-python}
 # Real twins are one process each: threads inside them would only get in each other's way.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} MUJOCO_GL=${MUJOCO_GL:-egl} SDL_VIDEODRIVER=${SDL_VIDEODRIVER:-dummy}
 mkdir -p "$out"
 scenes=worldsim.scenes.recorded:RecordedScenes
 if [ -n "$recording" ]; then scenes=worldsim.scenes.episodes:EpisodeScenes:$recording; fi
@@ -25,7 +25,7 @@ for seed in $seeds; do
   # shellcheck disable=SC2086
   "$python" -m worldsim.agents.actor_critic --world "$world" --out "$agent" --minutes "$minutes" --num-envs "$envs" \
     --scenes "$scenes" --seed "$seed" --engine "$engine" ${TRAIN_ARGS:-}
-  "$python" -m worldsim evaluate-agent "$agent" --episodes "$episodes" --workers "$workers" --max-steps "$limit" \
+  "$python" -m worldsim evaluate-agent "$agent" --world "$world" --episodes "$episodes" --workers "$workers" --max-steps "$limit" \
     --seed 10000 --engine "$engine" --into-card --json "$out/agent-$seed.json"
   agents+=("$agent")
 done
@@ -33,4 +33,4 @@ done
   --seed 10000 --engine "$engine" --json "$out/random.json"
 "$python" -m worldsim agreement "$world" --agents "${agents[@]}" --episodes "${AGREEMENT_EPISODES:-25}" --workers "$workers" \
   --max-steps "$limit" --seed 20000 --engine "$engine" --json "$out/agreement.json"
-"$python" -m worldsim watch "${agents[0]}" --out "$out/watch.mp4" --steps "$limit" --seed 10000
+"$python" -m worldsim watch "${agents[0]}" --world "$world" --out "$out/watch.mp4" --steps "$limit" --seed 10000

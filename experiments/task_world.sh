@@ -3,10 +3,12 @@
 #
 #   experiments/task_world.sh TASK [MINUTES] [FOLDER]
 #
-# TASK: takecover, healthgathering or carracing. MINUTES of training (30), FOLDER for everything (runs/TASK). Smaller or larger:
-# FRAMES, WORKERS, BATCH, PRESET, STEPS, EPISODES and further training options in TRAIN. What is recorded is kept: the same command
-# goes on where it was interrupted. Another round, with what an agent has learned: ROUND=name POLICY=folder-of-the-agent adds a
-# recording of a third as many frames (or ROUND_FRAMES) and trains on all there are, into RUN (train).
+# TASK: takecover, healthgathering, carracing, minigrid (MiniGrid-Dynamic-Obstacles-6x6, rendered) or pendulum (MuJoCo's
+# InvertedPendulum, rendered, continuous actions). MINUTES: of training (30). FOLDER: for everything (runs/TASK). FRAMES, WORKERS,
+# BATCH, PRESET, STEPS, EPISODES, HEADS (what the head for rewards and ends reads: frames or features) and further training options
+# in TRAIN are taken from the environment. The same command resumes. Another round, with what an agent has learned:
+# ROUND=name POLICY=folder-of-the-agent adds a recording of a third as many frames (or ROUND_FRAMES) and trains on all there are,
+# into RUN (train).
 set -euo pipefail
 TASK="$1"
 MINUTES="${2:-30}"
@@ -27,6 +29,8 @@ if ! (cd "$OUT" && "$PYTHON" -c "import worldsim.agents.persistent") 2>/dev/null
     for wing in envs agents scenes; do mkdir -p "$OUT/package/worldsim/$wing" && cp -R "$here/$wing/." "$OUT/package/worldsim/$wing/"; done
     export PYTHONPATH="$OUT/package${PYTHONPATH:+:$PYTHONPATH}"
 fi
+# MuJoCo draws without a screen: egl on a GPU, and with Mesa on a CPU, too; osmesa where there is no EGL.
+export MUJOCO_GL=${MUJOCO_GL:-egl} SDL_VIDEODRIVER=${SDL_VIDEODRIVER:-dummy}
 agent=${POLICY:-}
 if [ -d "$agent" ]; then agent=$(cd "$agent" && pwd); fi
 cd "$OUT"
@@ -35,6 +39,8 @@ cd "$OUT"
 # they stay as they are.
 doom=(--env-kwargs frame_skip 4 max_episode_steps 525 --episode-steps 525 --fps 8.75)
 common=(--no-memory --colour 0 --loss.energy 0.9 --loss.pure-noise 0.85 --loss.detail 0.8 --loss.outcome-weight 2)
+common+=(--loss.balance context)
+heads=frames
 case "$TASK" in
 takecover)
     # Of 100 episodes: 293 tics on average where every step is drawn anew (standard error 17), 346 with moves that last (18).
@@ -42,6 +48,8 @@ takecover)
     common+=(--mirror-actions 0 2 1)
     ;;
 healthgathering)
+    # The player's health shows in no frame: only features remember when it last found a medikit.
+    heads=features
     # 100,000 frames: as many as the agents that it is compared with have learned from.
     env=VizdoomHealthGathering-v1 frames=66000 policies=(persistent) how=("${doom[@]}")
     common+=(--mirror-actions 0 1 3 2)
@@ -49,7 +57,15 @@ healthgathering)
 carracing)
     env=CarRacing-v3 frames=240000 policies=(worldsim.agents.road_follower:RoadFollower) how=(--episode-steps 600)
     ;;
-*) echo "TASK is takecover, healthgathering or carracing, not $TASK" >&2 && exit 2 ;;
+minigrid)
+    env=MiniGrid-Dynamic-Obstacles-6x6-v0 frames=100000 policies=(random sticky) how=(--render --episode-steps 144)
+    ;;
+pendulum)
+    # Random actions let it fall within some six steps: longer episodes come with an agent's rounds.
+    env=InvertedPendulum-v5 frames=60000 policies=(random persistent)
+    how=(--render --env-kwargs width 64 height 64 --episode-steps 200)
+    ;;
+*) echo "TASK is takecover, healthgathering, carracing, minigrid or pendulum, not $TASK" >&2 && exit 2 ;;
 esac
 FRAMES="${FRAMES:-$frames}"
 WORKERS="${WORKERS:-$(nproc)}"
@@ -76,10 +92,12 @@ done
 limit=(--minutes "$MINUTES")
 if [ -n "${STEPS:-}" ]; then limit=(--steps "$STEPS"); fi
 # shellcheck disable=SC2086
-"$PYTHON" -m worldsim train --data "$OUT"/data/* --out "$OUT/$RUN" --preset "$PRESET" --head-input features --batch-size "$BATCH" --patience 60 \
-    "${common[@]}" "${limit[@]}" ${TRAIN:-}
+"$PYTHON" -m worldsim train --data "$OUT"/data/* --out "$OUT/$RUN" --preset "$PRESET" --head-input "${HEADS:-$heads}" --batch-size "$BATCH" \
+    --patience 60 "${common[@]}" "${limit[@]}" ${TRAIN:-}
 wait
 
+# That of the round before.
+rm -rf "$OUT/world"
 "$PYTHON" -m worldsim export "$OUT/$RUN/world" --out "$OUT/world"
 du -sb "$OUT/world"
 if [ "$EPISODES" = 0 ]; then exit; fi

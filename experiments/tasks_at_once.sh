@@ -9,8 +9,8 @@
 # agents on the second GPU, one after another, and the last one in the finished world; else HealthGathering is done there, too.
 # FRAMES (100000, of each of TakeCover's three recordings, and of each round of an agent), GATHER_FRAMES (66000, and GATHER_ROUND,
 # 34000, of its agent), PLAYERS (7, processes a recording), WORLD_MINUTES (19, of TakeCover's), SAVE_EVERY (1000), PRESET (task),
-# BUFFER (900000 frames), ENVS (256), ENGINE (compiled, of dreams) and TRAIN (further options of all trainings of worlds) are taken
-# from the environment; SCALE (1) shortens all minutes, for rehearsals.
+# BUFFER (900000 frames), ENVS (256), ENGINE (compiled, of dreams), HEADS and GATHER_HEADS (what the heads of TakeCover and
+# HealthGathering read: frames and features) and TRAIN (further options of all trainings of worlds) are taken from the environment; SCALE (1) shortens all minutes, for rehearsals.
 set -u
 OUT=$(mkdir -p "$1" && cd "$1" && pwd) SECONDS_ALL=${2:-1600}
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -31,6 +31,8 @@ scaled() { awk "BEGIN { print $1 * ${SCALE:-1} }"; }
 
 mkdir -p {takecover,healthgathering}/{data,rounds}
 declare -A environment=([takecover]=VizdoomTakeCover-v1 [healthgathering]=VizdoomHealthGathering-v1)
+# The player's health shows in no frame: only features remember when it last found a medikit.
+declare -A heads=([takecover]=${HEADS:-frames} [healthgathering]=${GATHER_HEADS:-features})
 declare -A mirror=([takecover]="0 2 1" [healthgathering]="0 1 3 2")
 record() { # task name policy frames seed players
     "$python" -m worldsim record "${environment[$1]}" --out "$1/data/$2" --policy "$3" --frames "$4" --seed "$5" --size 64 64 \
@@ -44,10 +46,11 @@ train() { # task run minutes options
     local task=$1 run=$2 minutes
     minutes=$(scaled "$3")
     shift 3
-    # What begins without notice, shots and what comes into sight, has to come as often as it does.
+    # Errors are compared with those of frames that see as much of the past: what begins without notice, shots and what comes into
+    # sight, then comes as often as it does.
     # shellcheck disable=SC2086
-    OMP_NUM_THREADS=3 "$python" -m worldsim train --data "$task/data" --out "$task/$run" --preset "${PRESET:-task}" --head-input features --patience 60 \
-        --no-memory --colour 0 --mirror-actions ${mirror[$task]} --loss.balance level --loss.pure-noise 0.5 --loss.energy 0.9 \
+    OMP_NUM_THREADS=3 "$python" -m worldsim train --data "$task/data" --out "$task/$run" --preset "${PRESET:-task}" --head-input "${heads[$task]}" \
+        --patience 60 --no-memory --colour 0 --mirror-actions ${mirror[$task]} --loss.balance context --loss.pure-noise 0.5 --loss.energy 0.9 \
         --loss.detail 0.8 --loss.outcome-weight 2 --buffer-frames "${BUFFER:-900000}" --save-every "${SAVE_EVERY:-1000}" \
         --sample-every 1000 --refresh-every 100 --minutes "$minutes" "$@" ${TRAIN:-} >"log/world-$task-$run.log" 2>&1
     say "world of $task, $run"

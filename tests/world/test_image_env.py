@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from tests.helpers.worlds import make_tiny_world
 from worldsim.data.record import RecordConfig, record
@@ -51,10 +52,18 @@ class Grey(gym.Env[Any, Any]):
         return self.reset()[0], 0.0, False, False, {}
 
     def render(self) -> Any:
-        return np.full((8, 10, 3), 9, np.uint8)
+        # Flipped, as MuJoCo renders.
+        return np.arange(240, dtype=np.uint8).reshape(8, 10, 3)[::-1]
 
 
 gym.register("pixelstest/Grey-v0", entry_point=Grey)
+
+
+def test_a_rendered_view_that_is_flipped_becomes_an_array_that_pytorch_takes() -> None:
+    env = make_pixels("pixelstest/Grey-v0", {}, PixelsConfig(render=True))
+    for obs in (env.reset(seed=0)[0], env.step(0)[0]):
+        assert torch.from_numpy(obs).shape == (8, 10, 3)
+        assert (obs[0, 0] == [210, 211, 212]).all()
 
 
 def test_a_part_of_a_dict_is_resized() -> None:

@@ -221,6 +221,13 @@ class Rendered(AddRenderObservation):
         RecordConstructorArgs.__init__(self)
         super().__init__(env, render_only=True)
 
+    def observation(self, observation: object) -> Array:
+        """Return the rendered image (h, w, 3), contiguous in memory.
+
+        Some engines, such as MuJoCo's, render a flipped view, which PyTorch does not take.
+        """
+        return np.ascontiguousarray(super().observation(observation))
+
 
 class Part(gym.ObservationWrapper[Array, ActType, Mapping[str, Array]], RecordConstructorArgs):
     """Observes the entry ``key`` of a Dict observation."""

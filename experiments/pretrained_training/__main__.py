@@ -50,7 +50,7 @@ class Args:
     """The recording."""
     minutes: float = 18.0
     """Time of a part that trains, with loading and rendering."""
-    shares: tuple[float, float] = (0.28, 0.05)
+    shares: tuple[float, float] = (0.22, 0.05)
     """Shares of the time for autoencoder and depth estimator; the rest is the main network's."""
     frames: int = 200_000
     """Frames that are read, at most."""

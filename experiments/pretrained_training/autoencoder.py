@@ -1,7 +1,8 @@
 """A small causal video autoencoder of Wan, trained on recorded clips.
 
-Frames of 64x64 become latents of 16x16; the first frame has one of its own, each following pair
-another one.
+Frames of 64x64 become latents of 32x32; the first frame has one of its own, each following pair
+another one. Latents hold a third of the frames' numbers: splats of the memory reach 30 dB on some
+walks, so the autoencoder must lose far less than that.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from experiments.pretrained_training.windows import Recording, random_clips
 from worldsim.evaluation.metrics import psnr
 from worldsim.runtime.files import replacing
 
-CHANNELS = 16
+CHANNELS = 8
 """Channels of a latent."""
 CLIP = 9
 """Frames of a training clip: the first one, and two groups of four, as the encoder reads them."""
@@ -39,13 +40,13 @@ def build(width: int = 32, blocks: int = 2) -> Any:
     return AutoencoderKLWan(
         base_dim=width,
         z_dim=CHANNELS,
-        dim_mult=[1, 2, 4],
+        dim_mult=[1, 2],
         num_res_blocks=blocks,
-        temperal_downsample=[False, True],
+        temperal_downsample=[True],
         latents_mean=[0.0] * CHANNELS,
         latents_std=[1.0] * CHANNELS,
         scale_factor_temporal=2,
-        scale_factor_spatial=4,
+        scale_factor_spatial=2,
     )
 
 
@@ -106,7 +107,7 @@ def train(
     recording: Recording,
     folder: Path,
     seconds: float,
-    batch: int = 24,
+    batch: int = 32,
     steps: int | None = None,
     learning_rate: float = 8e-4,
 ) -> None:

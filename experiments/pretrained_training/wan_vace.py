@@ -25,8 +25,10 @@ TEXT, TOKENS = 32, 4
 """Width and number of prompt embeddings, all zero: no prompt takes part."""
 SHIFT = 3.0
 """Shift of the noise levels of ``FlowMatchEulerDiscreteScheduler``, in training and sampling."""
-MASK_CHANNELS = 16
-"""Pixels of a frame per latent pixel: 4x4."""
+MASK_CHANNELS = 4
+"""Pixels of a frame per latent pixel: 2x2."""
+PATCH = 4
+"""Side of a token in latent pixels: 64 tokens per latent frame."""
 LEVELS = 1000
 PAST_WEIGHT = 0.3
 """Weight of the loss of latents of past frames, which no one reads."""
@@ -50,7 +52,7 @@ def build(sizes: Sizes) -> Any:
     torch.manual_seed(0)
     width = sizes.heads * sizes.head_dim
     return WanVACETransformer3DModel(
-        patch_size=(1, 2, 2),
+        patch_size=(1, PATCH, PATCH),
         num_attention_heads=sizes.heads,
         attention_head_dim=sizes.head_dim,
         in_channels=autoencoder.CHANNELS,
@@ -86,7 +88,7 @@ def prompt(device: torch.device) -> Tensor:
 
 
 def conditions(vae: Any, video: Tensor, mask: Tensor) -> Tensor:
-    """Return the control latents (b, 48, l, y, x) float32, as the pipeline prepares them.
+    """Return the control latents (b, 20, l, y, x) float32, as the pipeline prepares them.
 
     video, mask: (b, f, 3, h, w) of :func:`worldsim.pretrained.wan_vace.video_and_mask`.
     """
@@ -127,7 +129,7 @@ def check_conditions(pipeline: Any, video: Tensor, mask: Tensor) -> None:
 class Encoded:
     """Latents of windows: the clip (w, c, l, y, x) and its conditions without the constant part.
 
-    clip, inactive: (w, 16, l, y, x) bfloat16. mask: (w, 16, l, y, x) bool. empty: (1, 16, l, y, x).
+    clip, inactive: (w, 8, l, y, x) bfloat16. mask: (w, 4, l, y, x) bool. empty: (1, 8, l, y, x).
     """
 
     clip: Tensor
@@ -139,7 +141,7 @@ class Encoded:
         return len(self.clip)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return clips and control latents (b, 48, l, y, x), float32."""
+        """Return clips and control latents (b, 20, l, y, x), float32."""
         inactive = self.inactive[index].float()
         empty = self.empty.float().expand_as(inactive)
         control = torch.cat([inactive, empty, self.mask[index].float()], 1)
@@ -234,7 +236,7 @@ def train(
     folder: Path,
     seconds: float,
     batch: int = 128,
-    count: int = 80_000,
+    count: int = 60_000,
     dropout: float = 0.2,
     rounds: int = 3,
     steps: int | None = None,

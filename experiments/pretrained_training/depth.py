@@ -69,7 +69,7 @@ def train(
     for step in training.run():
         index = torch.randint(len(recording.rgb), (batch,), generator=generator)
         rows = index.to(device)
-        target = code_to_channel(recording.code[rows].to(torch.int32))
+        target = code_to_channel(recording.code[rows])
         rgb = recording.rgb[rows]
         if step % 2:
             rgb, target = rgb.flip(-1), target.flip(-1)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,7 @@ class Recording:
     """The frames of episodes, one after the other, on one device.
 
     rgb: (n, 3, h, w) uint8.
-    code: (n, h, w) uint16, inverse-depth codes.
+    code: (n, h, w) int32, inverse-depth codes.
     pose: (n, 4, 4) float32 camera-to-world, snapped.
     intrinsics: (4,) float32 pixels.
     first, length: (e,) int64 on the CPU, each episode's first frame and number of frames.
@@ -53,7 +54,7 @@ def load_recording(path: Path, device: torch.device, most: int | None = None) ->
         assert episode.inverse_depth is not None and episode.pose is not None
         intrinsics = episode.intrinsics
         rgb.append(torch.from_numpy(episode.rgb.copy()).permute(0, 3, 1, 2).to(device))
-        code.append(torch.from_numpy(episode.inverse_depth.copy()).to(device))
+        code.append(torch.from_numpy(episode.inverse_depth.astype(np.int32)).to(device))
         pose.append(torch.from_numpy(episode.pose.copy()).to(device))
         first.append(total)
         length.append(len(episode))
@@ -132,8 +133,7 @@ def _walk(
 
     for t in range(length - frames):
         here = first + t
-        code = recording.code[here.cpu() if device.type == "cpu" else here].to(torch.int32)
-        frame = Frame(recording.rgb[here], code, recording.pose[here])
+        frame = Frame(recording.rgb[here], recording.code[here], recording.pose[here])
         step = torch.full((len(chosen),), t, dtype=torch.int64, device=device)
         data = memory.integrate(data, frame, camera(t), step)
         if t < past - 1 or (t + seed) % stride:

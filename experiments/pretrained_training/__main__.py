@@ -213,7 +213,7 @@ def main(args: Args) -> None:
     elif args.part == "evaluate":
         trips = evaluate.record_trips(args.trips, 1, args.out / "trips")
         models = load_models(args, device)
-        evaluate.measure(trips, models, device, args.out / args.label, args.shard, args.shards)
+        evaluate.measure(trips, models, args.out / args.label, args.shard, args.shards)
     else:
         results = evaluate.collect(args.out / args.label)
         results["num_inference_steps"] = args.num_inference_steps

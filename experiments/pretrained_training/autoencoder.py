@@ -27,6 +27,7 @@ CHANNELS = 8
 """Channels of a latent."""
 CLIP = 9
 """Frames of a training clip: the first one, and two groups of four, as the encoder reads them."""
+SHORT_CLIP = 5
 KL_WEIGHT = 1e-6
 GRADIENT_WEIGHT, SQUARE_WEIGHT = 0.5, 2.0
 ROUGHNESS = 0.1
@@ -121,19 +122,26 @@ def train(
     device = recording.rgb.device
     training = Training(vae, folder, seconds, learning_rate, steps, weight_decay=0.0)
     generator = torch.Generator().manual_seed(training.step)
-    for step in training.run():
-        clip = random_clips(recording, CLIP, batch, generator)
-        if step % 2:
-            clip = clip.flip(-1)
-        video = as_input(clip)
-        with autocast(device):
-            posterior = vae.encode(video).latent_dist
-            found = decode_unclamped(vae, posterior.sample())
-        loss = loss_of(found.float(), video) + KL_WEIGHT * posterior.kl().float().mean()
-        training.update(loss)
-        if step % 100 == 0:
-            training.log(loss=loss, psnr=_psnr(found, video))
+    with as_flat_convolutions(vae):
+        for step in training.run():
+            video = as_input(draw_clip(recording, step, batch, generator))
+            with autocast(device):
+                posterior = vae.encode(video).latent_dist
+                found = decode_unclamped(vae, posterior.sample())
+            loss = loss_of(found.float(), video) + KL_WEIGHT * posterior.kl().float().mean()
+            training.update(loss)
+            if step % 100 == 0:
+                training.log(loss=loss, psnr=_psnr(found, video))
     store_statistics(vae, recording, folder)
+
+
+def draw_clip(recording: Recording, step: int, batch: int, generator: torch.Generator) -> Tensor:
+    """Return the clips (b, f, 3, h, w) uint8 of a step, some of them mirrored.
+
+    Those of every other step are short: decoding them takes half the time.
+    """
+    clip = random_clips(recording, CLIP if step % 2 else SHORT_CLIP, batch, generator)
+    return clip.flip(-1) if step % 4 > 1 else clip
 
 
 def train_decoder(
@@ -159,14 +167,10 @@ def train_decoder(
         generator = torch.Generator().manual_seed(10**5 + training.step)
         std = torch.tensor(vae.config.latents_std, device=device).view(1, -1, 1, 1, 1)
         for step in training.run():
-            # Half of the clips are short: decoding them takes half the time.
-            clip = random_clips(recording, CLIP if step % 2 else 5, batch, generator)
-            if step % 4 > 1:
-                clip = clip.flip(-1)
-            video = as_input(clip)
+            video = as_input(draw_clip(recording, step, batch, generator))
             with torch.no_grad(), autocast(device):
                 latents = vae.encode(video).latent_dist.mode().float()
-            rough = torch.rand(len(clip), 1, 1, 1, 1, device=device) * ROUGHNESS
+            rough = torch.rand(batch, 1, 1, 1, 1, device=device) * ROUGHNESS
             latents = latents + rough * std * torch.randn_like(latents)
             with autocast(device):
                 found = decode_unclamped(vae, latents)

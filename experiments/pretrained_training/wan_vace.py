@@ -256,10 +256,9 @@ def train(
         part = min(rounds - 1, int(rounds * training.elapsed / seconds))
         if encoded is None or part != left:
             encoded = None
-            encoded, left = (
-                encode_windows(vae, recording, windows, count, dropout, seed=part + 1),
-                part,
-            )
+            with autoencoder.as_flat_convolutions(vae):
+                encoded = encode_windows(vae, recording, windows, count, dropout, part + 1)
+            left = part
         index = torch.randint(len(encoded), (batch,), device=device)
         try:
             loss = flow_loss(transformer, *encoded.batch(index))

@@ -6,6 +6,7 @@ latents are laid out as ``WanVACEPipeline`` does it; :func:`check_conditions` co
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -251,14 +252,15 @@ def train(
     if compiled and device.type == "cuda":
         transformer.compile_repeated_blocks(dynamic=False)
     training = Training(transformer, folder, seconds, learning_rate, steps)
-    encoded, left = None, 0
+    encoded, done, renew = None, 0, 0.0
     for step in training.run():
-        part = min(rounds - 1, int(rounds * training.elapsed / seconds))
-        if encoded is None or part != left:
-            encoded = None
+        if encoded is None or (training.elapsed >= renew and done < rounds):
+            encoded, begun = None, time.perf_counter()
             with autoencoder.as_flat_convolutions(vae):
-                encoded = encode_windows(vae, recording, windows, count, dropout, part + 1)
-            left = part
+                encoded = encode_windows(vae, recording, windows, count, dropout, done + 1)
+            done += 1
+            now = training.elapsed + time.perf_counter() - begun
+            renew = now + (seconds - now) / (rounds - done + 1)
         index = torch.randint(len(encoded), (batch,), device=device)
         try:
             loss = flow_loss(transformer, *encoded.batch(index))

@@ -42,13 +42,26 @@ class StableVideo(VideoAdapter):
     def generate(self, inputs: VideoInputs) -> Tensor:
         """See :meth:`worldsim.protocols.VideoModel.generate`."""
         height, width = inputs.past.shape[2:]
-        picture = torch.where(inputs.known[:1, None], inputs.control[:1], inputs.past[-1:])
+        picture = animated_picture(inputs.past, inputs.control, inputs.known)
         frames = self.call(
             inputs.seed,
             height,
             width,
-            image=as_pictures(picture)[0],
+            image=as_pictures(picture[None])[0],
             num_frames=max(2, len(inputs.control)),
             max_guidance_scale=self.config.guidance_scale,
         )
         return frames[: len(inputs.control)].to(inputs.past.device)
+
+
+def animated_picture(past: Tensor, control: Tensor, known: Tensor) -> Tensor:
+    """Return the picture (..., 3, h, w) uint8 that is animated.
+
+    Training a model for this adapter calls it, too, so that both agree.
+
+    past: (..., p, 3, h, w) uint8; the newest frame fills holes.
+    control: (..., n, 3, h, w) uint8, the memory's views; the first is shown.
+    known: (..., n, h, w) bool, what of them is known.
+    """
+    shown = known[..., 0, None, :, :]
+    return torch.where(shown, control[..., 0, :, :, :], past[..., -1, :, :, :])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldsim.pretrained.adapter import VideoAdapter, as_video
+from worldsim.pretrained.adapter import VideoAdapter
 from worldsim.protocols import VideoInputs, VideoSpec
 
 GREY = 0.5
@@ -37,18 +37,32 @@ class WanVACE(VideoAdapter):
     def generate(self, inputs: VideoInputs) -> Tensor:
         """See :meth:`worldsim.protocols.VideoModel.generate`."""
         past, height, width = len(inputs.past), *inputs.past.shape[2:]
-        known = inputs.known[:, None]
-        control = torch.where(known, inputs.control.float() / 255.0, GREY)
-        video = torch.cat([as_video(inputs.past), control[None]], 1)
-        holes = (~known).float().expand_as(control)
-        mask = torch.cat([torch.zeros_like(video[:, :past]), holes[None]], 1)
+        video, mask = video_and_mask(inputs.past, inputs.control, inputs.known)
         frames = self.call(
             inputs.seed,
             height,
             width,
-            video=video,
-            mask=mask,
-            num_frames=video.shape[1],
+            video=video[None],
+            mask=mask[None],
+            num_frames=len(video),
             guidance_scale=self.config.guidance_scale,
         )
         return frames[past:].to(inputs.past.device)
+
+
+def video_and_mask(past: Tensor, control: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the control video and its mask, as the pipeline takes them.
+
+    Training a model for this adapter calls it, too, so that both agree.
+
+    past: (..., p, 3, h, w) uint8, the frames that the chunk continues.
+    control: (..., n, 3, h, w) uint8, the memory's views at the cameras of the chunk.
+    known: (..., n, h, w) bool, what of them is known.
+
+    Returns the video (..., p + n, 3, h, w) float32 in [0, 1], grey where it is to be generated, and
+    the mask of the same shape, 1 where it is.
+    """
+    shown = torch.where(known[..., None, :, :], control.float() / 255.0, GREY)
+    video = torch.cat([past.float() / 255.0, shown], -4)
+    holes = (~known[..., None, :, :]).float().expand_as(shown)
+    return video, torch.cat([torch.zeros_like(past, dtype=torch.float32), holes], -4)

@@ -63,6 +63,11 @@ class Arm:
     seed: int = 0
     reads: HeadInput = HeadInput.FEATURES
     """What the world's own head reads."""
+    own: float = 0.0
+    """Share of context frames that are the network's own predictions, from a third of the training
+    on."""
+    motion: float = 0.0
+    """How much a pixel's weight grows with the last change there (``LossConfig.motion``)."""
 
 
 ARMS = {
@@ -81,6 +86,10 @@ ARMS = {
     **{
         f"frames-{seed}": Arm(Balance.CONTEXT, seed=seed, reads=HeadInput.FRAMES)
         for seed in range(3)
+    },
+    **{
+        name: Arm(Balance.CONTEXT, reads=HeadInput.FRAMES, own=own, motion=motion)
+        for name, own, motion in (("own", 0.3, 0.0), ("motion", 0.0, 0.8), ("own-motion", 0.3, 0.8))
     },
 }
 HEADS = {
@@ -529,7 +538,7 @@ def train_world(config: ArmsConfig) -> None:
     steps = config.steps * arm.longer
     objective = LossConfig(
         balance=arm.balance, pure_noise=0.5, energy=0.9, detail=0.8, outcome_weight=2.0,
-        end_emphasis=arm.emphasis,
+        end_emphasis=arm.emphasis, own_context=arm.own, own_context_from=0.33, motion=arm.motion,
     )  # fmt: skip
     trainer = Trainer(
         TrainConfig(

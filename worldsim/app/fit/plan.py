@@ -164,8 +164,13 @@ def train_config(
             pure_noise=0.95 if small else 0.85,
             context_drop=0.05 if small else 0.2,
             context_any=0.05 if small else 0.15,
+            # Speeds are read from frames that move by a tenth of a pixel.
+            last_frame_sigma=0.02 if small else 0.1,
+            own_context=0.3,
+            own_context_from=0.33,
             balance=Balance.CONTEXT,
             detail=0.8,
+            motion=0.8,
         ),
         outcome=OutcomeConfig(transitions=12 if small else 32, standardised=True),
         save_every=50 if small else 500,

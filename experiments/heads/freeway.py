@@ -2,8 +2,9 @@
 
     python experiments/heads/freeway.py --world WORLD --recording RECORDING --out freeway.json
 
-For each policy and number of sampling steps, dreams of ``--steps`` steps start at first frames of
-the recording. Results and what they mean: docs/experiments/heads.md.
+For each policy and number of sampling steps, dreams of ``--steps`` steps begin with the first
+``--history`` frames of recorded episodes: the first one of all shows neither walker nor cars.
+Results and what they mean: docs/experiments/heads.md.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from crossing import AlwaysUp
 
 from worldsim.agents.random import RandomPolicy
 from worldsim.data.dataset import EpisodeDataset
+from worldsim.data.starts import scene_at
 from worldsim.io.pictures import contact_sheet, save_picture
 from worldsim.runtime.types import Array, JsonObject
 from worldsim.state import SceneStart
@@ -41,6 +43,8 @@ class FreewayConfig:
     """Folder of a recording, for first frames and for how much of the walker real frames show."""
     out: Path
     """JSON file of the results; a picture is written beside it."""
+    history: int = 8
+    """True frames that each dream begins with."""
     steps: int = 512
     """Steps of each dream."""
     dreams: int = 16
@@ -54,18 +58,23 @@ class FreewayConfig:
 def main(config: FreewayConfig) -> None:
     """Measure, write the results after each part, and save a picture."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    arrays, _ = EpisodeDataset(config.recording).load_shard(0)
-    rgb, starts = np.asarray(arrays["rgb"]), np.asarray(arrays["episode_start"])[:-1]
-    firsts = [rgb[starts[i % len(starts)]] for i in range(config.dreams)]
-    results: JsonObject = {"walker_in_real_frames": float(np.median(walker(rgb[:2000])))}
+    recording = EpisodeDataset(config.recording)
+    starts = [
+        scene_at(recording[i % len(recording)], config.history - 1, config.history)
+        for i in range(config.dreams)
+    ]
+    later = np.concatenate(
+        [recording[i].rgb[config.history :] for i in range(min(4, len(recording)))]
+    )
+    results: JsonObject = {"walker_in_real_frames": float(walker(later).mean())}
     for count in config.num_inference_steps:
         world = World.from_pretrained(config.world, device=device, trust=True)
         world.dynamics.config = dataclasses.replace(
             world.dynamics.config, num_inference_steps=count
         )
         for name, policy in (("always-up", AlwaysUp), ("random", RandomPolicy)):
-            policies = [policy(world.action_space) for _ in firsts]
-            found, pictures = dream(world, firsts, policies, config)
+            policies = [policy(world.action_space) for _ in starts]
+            found, pictures = dream(world, starts, policies, config)
             results[f"{name}, {count} sampling steps"] = found
             config.out.write_text(json.dumps(results, indent=1))
             print(name, count, found["returns"], found["walker"], flush=True)
@@ -76,13 +85,9 @@ def main(config: FreewayConfig) -> None:
 
 @torch.no_grad()
 def dream(
-    world: World, firsts: list[Array], policies: list[object], config: FreewayConfig
+    world: World, starts: list[SceneStart], policies: list[object], config: FreewayConfig
 ) -> tuple[JsonObject, list[list[Array]]]:
     """Return figures of free-running dreams, and pictures of the first two of them."""
-    starts = [
-        SceneStart(rgb=torch.from_numpy(x).permute(2, 0, 1)[None], act=torch.zeros(1).long())
-        for x in firsts
-    ]
     seeds = range(config.seed, config.seed + len(starts))
     state = world.initial(starts, seeds)
     for seed, policy in zip(seeds, policies, strict=True):
@@ -105,7 +110,7 @@ def walker(rgb: Array) -> Array:
     """Return how much yellow of the walker pictures show, (n,), in fully yellow pixels.
 
     rgb: (n, h, w, 3) uint8. Yellow is what is less blue than red and green, above the road's grey
-    and the cars' other colours, within :data:`BAND`.
+    and the cars' other colours, within :data:`BAND`. The road's middle line is yellow, too.
     """
     width = rgb.shape[2]
     band = rgb[:, :, int(BAND[0] * width) : int(BAND[1] * width) + 1].astype(np.float64)

@@ -44,6 +44,7 @@ ARMS = {
     "before": Arm(OLD),
     "clear": Arm(OLD | {"last_frame_sigma": 0.02}),
     "own": Arm(OLD | {"own_context": 0.3, "own_context_from": 0.33}),
+    "noisier": Arm({"last_frame_sigma": 0.05, "own_context": 0.5, "own_context_from": 0.2}),
     "small-batch": Arm(training={"batch_size": 4}),
 }
 

@@ -9,7 +9,6 @@ Results and what they mean: docs/experiments/heads.md.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +50,8 @@ class FreewayConfig:
     """Dreams of each policy."""
     num_inference_steps: tuple[int, ...] = (1, 2, 4)
     """Sampling steps per frame, each measured on its own."""
+    keep_still: float = 0.0
+    """Changes of a pixel, in values of 255, that dreams leave out."""
     seed: int = 10_000
     """Seed of dreams and policies."""
 
@@ -69,9 +70,7 @@ def main(config: FreewayConfig) -> None:
     results: JsonObject = {"walker_in_real_frames": float(walker(later).mean())}
     for count in config.num_inference_steps:
         world = World.from_pretrained(config.world, device=device, trust=True)
-        world.dynamics.config = dataclasses.replace(
-            world.dynamics.config, num_inference_steps=count
-        )
+        world = world.with_dynamics(num_inference_steps=count, keep_still=config.keep_still)
         for name, policy in (("always-up", AlwaysUp), ("random", RandomPolicy)):
             policies = [policy(world.action_space) for _ in starts]
             found, pictures = dream(world, starts, policies, config)

@@ -256,9 +256,7 @@ def test_use_is_as_training(tmp_path: Path, blind: Path) -> None:
     assert world.coverage(state).tolist() == [0.0]
     # No change is larger than 255: nothing moves any more.
     still = world.with_dynamics(keep_still=255.0)
-    assert (
-        fingerprint(still) != fingerprint(world) != fingerprint(world.with_dynamics(keep_still=0.0))
-    )
+    assert fingerprint(still) != fingerprint(world)
     _, transition = still.step(state, torch.tensor([1]))
     assert torch.equal(transition.frame.rgb, newest)
     # A world that has seen nothing has no frame before.

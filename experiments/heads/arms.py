@@ -14,6 +14,7 @@ process of its own (``--stage``), so that several share a GPU; what is there alr
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import subprocess
 import sys
@@ -63,6 +64,11 @@ class Arm:
     seed: int = 0
     reads: HeadInput = HeadInput.FEATURES
     """What the world's own head reads."""
+    own: float = 0.0
+    """Share of context frames that are the network's own predictions, from a third of the training
+    on."""
+    motion: float = 0.0
+    """How much a pixel's weight grows with the last change there (``LossConfig.motion``)."""
 
 
 ARMS = {
@@ -81,6 +87,10 @@ ARMS = {
     **{
         f"frames-{seed}": Arm(Balance.CONTEXT, seed=seed, reads=HeadInput.FRAMES)
         for seed in range(3)
+    },
+    **{
+        name: Arm(Balance.CONTEXT, reads=HeadInput.FRAMES, own=own, motion=motion)
+        for name, own, motion in (("own", 0.3, 0.0), ("motion", 0.0, 0.8), ("own-motion", 0.3, 0.8))
     },
 }
 HEADS = {
@@ -139,6 +149,8 @@ class ArmsConfig:
     """Transitions a step."""
     reference_steps: int = 4_000
     """Training steps of the reference."""
+    reference_minutes: float | None = None
+    """Training time of the reference instead of its steps."""
     reference_batch: int = 48
     """Windows a step, of 48 frames."""
     head_wait: float = 240.0
@@ -370,7 +382,9 @@ def train_reference(config: ArmsConfig) -> None:
 
     results: dict[str, Any] = {"heads": {}}
     results["history"] = {
-        "reference": learn(reference, losses, check, config.reference_steps, config.seed)
+        "reference": learn(
+            reference, losses, check, config.reference_steps, config.seed, config.reference_minutes
+        )
     }
     for name, (rewards, logit) in judge_episodes(reference, held_out.recorded).items():
         results["heads"][f"reference, {name}"] = of_transitions(held_out, rewards[:, 0], logit)
@@ -393,27 +407,34 @@ def learn(
     check: Callable[[], float],
     steps: int,
     seed: int,
+    minutes: float | None = None,
 ) -> list[dict[str, float]]:
     """Train to the end at a rate that falls as a cosine; leaves the averaged weights that ``check``
-    (less is better) liked best."""
+    (less is better) liked best.
+
+    minutes: train for so long instead of ``steps`` steps.
+    """
     parameters = list(module.parameters())
     device = parameters[0].device
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    began, done, checks = time.monotonic(), 0.0, 0
     average = EMAModel(parameters, decay=0.998)
     generator = torch.Generator(device).manual_seed(seed)
     history: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
     least = float("inf")
-    for step in range(1, steps + 1):
+    for step in range(1, (steps if minutes is None else 1_000_000) + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = 5e-4 * (1.0 + math.cos(math.pi * min(done, 1.0)))
         found = losses(generator)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(found.values())).sum().backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        schedule.step()
+        done = step / steps if minutes is None else (time.monotonic() - began) / (60.0 * minutes)
         average.step(parameters)
-        if step % max(1, steps // 20) == 0:
+        if done * 20 >= checks + 1:
+            checks += 1
             average.store(parameters)
             average.copy_to(parameters)
             with torch.no_grad():
@@ -428,6 +449,8 @@ def learn(
                 {"step": step, "check": misfit, **{k: float(v.detach()) for k, v in found.items()}}
             )
             print(history[-1], flush=True)
+        if done >= 1.0:
+            break
     module.load_state_dict(best)
     return history
 
@@ -529,7 +552,7 @@ def train_world(config: ArmsConfig) -> None:
     steps = config.steps * arm.longer
     objective = LossConfig(
         balance=arm.balance, pure_noise=0.5, energy=0.9, detail=0.8, outcome_weight=2.0,
-        end_emphasis=arm.emphasis,
+        end_emphasis=arm.emphasis, own_context=arm.own, own_context_from=0.33, motion=arm.motion,
     )  # fmt: skip
     trainer = Trainer(
         TrainConfig(

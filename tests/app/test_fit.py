@@ -110,6 +110,16 @@ def test_each_limit_decides(changes: dict[str, Any], name: str, bad: set[Use]) -
     assert {use for use in Use if not good[use]} == bad
 
 
+@pytest.mark.parametrize(
+    ("shift", "value"),
+    [(-1, "visible, one frame late"), (0, "visible"), (None, "none is visible")],
+)
+def test_an_action_s_lag_in_words(shift: int | None, value: str) -> None:
+    found = figures(recording={"action_lag": {"shift": shift, "gains": {"0": 0.3}}})
+    named = {check.name: check.value for check in judge(CONFIG, 1, found).checks}
+    assert named["effect of actions"] == value
+
+
 def test_an_agent_has_to_beat_the_better_of_two() -> None:
     found = figures()
     assert found.agreement is not None

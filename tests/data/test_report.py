@@ -73,6 +73,7 @@ def test_counts(tmp_path: Path) -> None:
     pictures = found.pictures
     # Of ten steps, the last three of the second episode change nothing; seven change by 10.
     assert (pictures.steps, pictures.frozen, pictures.change) == (10, 0.3, 7.0)
+    assert pictures.still == 0.3
     # 0, 10, 20, 30, 40 and 0, 10, 20, 30, 30, 30, 30.
     assert pictures.brightness == round((100 + 150) / 12, 2)
     assert (pictures.one_colour, pictures.contrast) == (1.0, 0.0)

@@ -10,9 +10,11 @@ from worldsim.diffusion.denoiser import (
     add_noise,
     channels_to_frame,
     frame_to_channels,
+    keep_still,
+    last_frames_to_channels,
     view_to_channels,
 )
-from worldsim.state import MemoryView
+from worldsim.state import Frame, LastFrames, MemoryView
 
 pytestmark = pytest.mark.fast
 
@@ -76,3 +78,21 @@ def test_view_channels_by_hand() -> None:
     expected = torch.tensor([1.0, -1.0, -0.6, 0.0, 1.0, -15 / 16, 15 / 16, 128 / 255])
     torch.testing.assert_close(x[0, :, 0, 0], expected, atol=1e-4, rtol=0)
     assert not x[0, :, 0, 1].any()
+
+
+def test_pixels_that_hardly_change_keep_their_colour() -> None:
+    """Of a picture of 100, a change of 2 is left out and one of 3 is not, with all of its colours;
+    depth, and pictures without a frame before, stay."""
+    rgb = torch.full((2, 3, 1, 2), 100, dtype=torch.uint8)
+    depth = torch.zeros(2, 1, 2, dtype=torch.int32)
+    last = LastFrames(Frame(rgb, depth, None), torch.tensor([True, False]), torch.zeros(2, 5, 1, 2))
+    x = frame_to_channels(rgb, depth)
+    x[:, 0, 0, 0] += 2.0 / 127.5
+    x[:, 0, 0, 1] += 3.0 / 127.5
+    x[:, 1, 0, 1] -= 1.0 / 127.5
+    x[:, 3] += 0.01
+    kept = keep_still(x, last_frames_to_channels(last, 4), 2.0)
+    frame = channels_to_frame(kept, None)
+    assert frame.rgb[0, :, 0].tolist() == [[100, 103], [100, 99], [100, 100]]
+    assert frame.rgb[1, :, 0].tolist() == [[102, 103], [100, 99], [100, 100]]
+    assert torch.equal(kept[:, 3], x[:, 3])

@@ -28,6 +28,7 @@ from worldsim.training.rollout import Given, Lockstep
 from worldsim.training.trainer import Trainer
 from worldsim.world import World
 from worldsim.world.heads import OutcomeHead
+from worldsim.world.snapshots import fingerprint
 
 SETTINGS: dict[str, Any] = {
     "preset": "debug",
@@ -227,11 +228,14 @@ def test_a_students_context_of_its_own_is_what_it_is_shown() -> None:
 def test_use_is_as_training(tmp_path: Path, blind: Path) -> None:
     """What the network is shown when it dreams is the emitted frame before, and after a start the
     last given one."""
-    settings = TrainConfig((blind,), tmp_path / "run", memory=False, last_frames=2, **SETTINGS)
+    settings = TrainConfig(
+        (blind,), tmp_path / "run", memory=False, last_frames=2, keep_still=1.5, **SETTINGS
+    )
     trainer = Trainer(settings)
     trainer.wait_for_data()
     trainer.train_step()
     world = trainer.world()
+    assert world.config.dynamics.keep_still == 1.5
     n = world.network.config
     assert n.last_frames == 2 and n.view_channels == 8
     episode = EpisodeDataset(blind)[0]
@@ -250,6 +254,11 @@ def test_use_is_as_training(tmp_path: Path, blind: Path) -> None:
         last, newest = newest, state.frame.rgb.clone()
         assert transition.view is None and float(transition.coverage) == 0.0
     assert world.coverage(state).tolist() == [0.0]
+    # No change is larger than 255: nothing moves any more.
+    still = world.with_dynamics(keep_still=255.0)
+    assert fingerprint(still) != fingerprint(world)
+    _, transition = still.step(state, torch.tensor([1]))
+    assert torch.equal(transition.frame.rgb, newest)
     # A world that has seen nothing has no frame before.
     blank, _ = world.step(world.blank(1), torch.tensor([1]))
     assert not blank.context.condition.view.any()

@@ -18,9 +18,11 @@ from worldsim.training.loss import (
     Balance,
     LossConfig,
     TrainingLoss,
+    detail_weights,
     energy_score,
     errors_by_sigma,
     known_loss,
+    motion_weights,
     sees_last,
 )
 from worldsim.world.heads import HISTORY, EgoMotionHead, Motions, OutcomeHead
@@ -292,6 +294,34 @@ def test_denoising_losses_by_hand() -> None:
     assert float(losses["rgb_mse"]) == pytest.approx(0.025, abs=1e-6)
     assert float(losses["depth_loss"]) == pytest.approx(0.5 * math.log(0.301), abs=1e-4)
     assert float(losses["depth_error"]) == pytest.approx(0.3, abs=1e-6)
+
+
+def test_pixels_near_the_last_change_count_more() -> None:
+    """A pixel changes from frame 0 to 1: of frame 2, the 9x9 pixels around it count most.
+
+    Nothing changes from frame 1 to 2, so of frame 3 all pixels count alike.
+    """
+    x = torch.zeros(1, 4, 3, 16, 16)
+    x[:, 1:, :, 5, 5] = 1.0
+    x[:, :, :, 15, ::2] = 1.0
+    weights = motion_weights(x, 0.8)
+    assert weights.shape == (1, 4, 16, 16)
+    torch.testing.assert_close(weights.mean((2, 3)), torch.ones(1, 4))
+    assert (weights[:, [0, 1, 3]] == 1.0).all()
+    near = torch.zeros(16, 16, dtype=torch.bool)
+    near[1:10, 1:10] = True
+    # 0.2, and 0.8 spread over 81 of 256 pixels, but for the floor of a thousandth.
+    assert weights[0, 2][near].unique().item() == pytest.approx(0.2 + 0.8 * 256 / 81, rel=0.01)
+    assert weights[0, 2][~near].unique().item() == pytest.approx(0.2, rel=0.02)
+    assert detail_weights(x, 0.8)[0, 3, 15, 15] > 1.0
+
+
+def test_weights_of_detail_and_motion_are_averaged() -> None:
+    x = torch.randn(1, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0)).clamp(-1.0, 1.0)
+    assert made()._pixel_weights(x) is None
+    both = made(detail=0.8, motion=0.5)._pixel_weights(x)
+    assert both is not None
+    torch.testing.assert_close(both, (detail_weights(x, 0.8) + motion_weights(x, 0.5)) / 2.0)
 
 
 def test_known_pixels_are_charged_by_hand() -> None:

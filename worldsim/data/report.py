@@ -80,6 +80,8 @@ class FrameReport:
     """Standard deviation over the pixels of a frame, mean over frames, in [0, 255]."""
     change: float
     """Mean absolute difference between a frame and the next, in [0, 255]."""
+    still: float
+    """Share of a frame's pixels whose colours are those of the frame before, mean over steps."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,10 @@ class RecordingReport:
             f"truncations ({self.truncations.per_thousand:.2f})",
             *(f"policy {name}: {_told(values)}" for name, values in self.policies.items()),
             *(f"actions{_of(i, self.actions)}: {_bars(one)}" for i, one in enumerate(self.actions)),
-            f"frames: {pictures.frozen:.1%} of steps change no pixel, mean change "
-            f"{pictures.change:.2f} of 255; brightness {pictures.brightness:.0f}, contrast "
-            f"{pictures.contrast:.0f}, {pictures.one_colour:.1%} of one colour",
+            f"frames: {pictures.frozen:.1%} of steps change no pixel, {pictures.still:.0%} of the "
+            f"pixels stay as they are, mean change {pictures.change:.2f} of 255; brightness "
+            f"{pictures.brightness:.0f}, contrast {pictures.contrast:.0f}, "
+            f"{pictures.one_colour:.1%} of one colour",
             "action lag: "
             + (
                 lag.note
@@ -356,7 +359,7 @@ def _rounded(values: Array) -> list[float]:
 
 def _pictures(dataset: EpisodeDataset) -> FrameReport:
     steps = frames = frozen = one_colour = 0
-    brightness = contrast = change = 0.0
+    brightness = contrast = change = still = 0.0
     for episode in spread(dataset, PICTURE_STEPS):
         rgb = np.asarray(episode.rgb)
         steps, frames = steps + len(rgb) - 1, frames + len(rgb)
@@ -369,6 +372,7 @@ def _pictures(dataset: EpisodeDataset) -> FrameReport:
                 difference = np.abs(frame.astype(np.int16) - rgb[i - 1])
                 frozen += int(not difference.any())
                 change += float(difference.mean())
+                still += float((~difference.any(-1)).mean())
     return FrameReport(
         steps=steps,
         frozen=round(frozen / steps, 4),
@@ -376,6 +380,7 @@ def _pictures(dataset: EpisodeDataset) -> FrameReport:
         brightness=round(brightness / frames, 2),
         contrast=round(contrast / frames, 2),
         change=round(change / steps, 3),
+        still=round(still / steps, 4),
     )
 
 

@@ -74,6 +74,23 @@ def push_frame(newest: Tensor, before: Tensor) -> Tensor:
     return torch.cat([newest, before[:, : before.shape[1] - newest.shape[1]]], 1)
 
 
+def keep_still(x: Tensor, last: Tensor, values: float) -> Tensor:
+    """Return a predicted frame in which pixels that hardly change keep the previous frame's colour.
+
+    In a dream, errors of a few values on a still background add up step by step.
+
+    x: (b, c, h, w), the prediction in [-1, 1].
+    last: (b, v, h, w) from :func:`last_frames_to_channels`. Where its newest frame is missing, the
+        prediction stays.
+    values: largest change of each of a pixel's colours, in values of 255, that is left out. Other
+        channels, such as depth, stay.
+    """
+    before, present = last[:, :3], last[:, x.shape[1]][:, None] > 0
+    # Half a value more: colours are rounded afterwards.
+    still = (x[:, :3] - before).abs().amax(1, keepdim=True) < (values + 0.5) / 127.5
+    return torch.cat([torch.where(still & present, before, x[:, :3]), x[:, 3:]], 1)
+
+
 def shown_last(x: Tensor, present: Tensor) -> Tensor:
     """Append a mask channel to frames (..., c, h, w); zeros where not ``present`` (...).
 

@@ -23,6 +23,7 @@ from worldsim.diffusion.denoiser import (
     add_noise,
     channels_to_frame,
     frame_to_channels,
+    keep_still,
     last_frames_to_channels,
     view_to_channels,
 )
@@ -63,6 +64,12 @@ class DynamicsConfig:
     """Whether heads receive the features of the first denoising pass, at pure noise, instead of the
     last. It is needed where the recorded environment returns a synthetic last frame (black, for
     instance), because generated frames then do not show that an episode ended."""
+
+    keep_still: Annotated[float, Ge(0), Le(255)] = field(default=0.0, repr=False)
+    """Largest change of a pixel from the previous frame, in values of 255, that counts as an error
+    of the network: the pixel keeps its colour. For environments whose pixels mostly stay as they
+    are, and networks that see the previous frames (``last_frames``); others ignore it. 0 turns it
+    off."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -187,6 +194,8 @@ class DiffusionDynamics:
         if self.uncertainty:
             other = self.redraw(context, condition, self._noise(inputs, Purpose.UNCERTAINTY))
             uncertainty = colour_difference(x, other)
+        if self.config.keep_still and self.network.config.last_frames:
+            x = keep_still(x, condition.view[:, 0], self.config.keep_still)
         frame = channels_to_frame(x, inputs.pose)
         context = self.hold(context, frame, condition, self._noise(inputs, Purpose.CONTEXT))
         return Prediction(frame, features.float(), uncertainty), context

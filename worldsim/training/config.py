@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Le
 
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.json_config import check_ranges
@@ -126,6 +129,10 @@ class TrainConfig:
     """Without the memory: number of previous frames that the network sees as pixels, beside what
     attention carries of them. Convolutions then follow moving objects, and static content need not
     pass through tokens. 0 for none. With ``init_from`` it is that network's."""
+    keep_still: Annotated[float, Ge(0), Le(255)] = 0.0
+    """Without the memory: largest change of a pixel from the previous frame, in values of 255, that
+    the trained world leaves out, so that small errors of a still background do not add up. For
+    environments whose pixels mostly stay as they are. 0 for none."""
     memory_capacity: Capacity = 32768
     """Points per environment while training views are rendered."""
     world_memory_capacity: Capacity = 131_072

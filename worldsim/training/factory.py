@@ -147,6 +147,7 @@ def world_config(
             dynamics,
             first_features=tally.synthetic_terminal,
             num_inference_steps=c.num_inference_steps,
+            keep_still=c.keep_still,
         ),
         intrinsics=tuple(info.intrinsics) if info.intrinsics is not None else None,  # type: ignore[arg-type]
         action_low=tuple(box["low"]) if box is not None else None,

@@ -100,6 +100,10 @@ class LossConfig:
     """In [0, 1]: how much the weight of a pixel grows with the detail of the previous frame there.
     A distant shot of one pixel is a thousandth of the error of floor and walls, and would be
     learned last. Since the weights depend on the past alone, the energy score stays proper."""
+    motion: Share = 0.0
+    """In [0, 1]: how much the weight of a pixel grows with the change there between the two
+    previous frames, beside ``detail``. A walker of three pixels then counts as much as what it
+    covers of all that moves, not of all that has detail. It depends on the past alone, too."""
     balance: Balance = Balance.FRAME
     """Reference against which errors are normalised: each frame's own error, or the mean of its
     noise level, over all frames or over those that see as much of the past (``context``)."""
@@ -135,14 +139,33 @@ def detail_weights(x: Tensor, detail: float) -> Tensor:
         F.avg_pool2d(y, 5, stride=1, padding=2, count_include_pad=False)
         for y in (before, before.square())
     )
-    spread = (
-        F.max_pool2d((square - mean.square()).clamp(min=0.0).mean(1).sqrt(), 9, stride=1, padding=4)
-        + 1e-3
-    )
-    weights = (1.0 - detail) + detail * spread / spread.mean((1, 2), keepdim=True)
-    return torch.cat(
-        [torch.ones_like(x[:, :1, 0]), weights.unflatten(0, (len(x), x.shape[1] - 1))], 1
-    )
+    spread = (square - mean.square()).clamp(min=0.0).mean(1).sqrt()
+    return _weights_near(spread.unflatten(0, (len(x), x.shape[1] - 1)), detail, missing=1)
+
+
+def motion_weights(x: Tensor, motion: float) -> Tensor:
+    """Return the weight of each pixel in the loss (b, t, h, w), with mean 1 per frame.
+
+    It grows with the change of a pixel between the *two previous* frames, maximised over 9x9
+    pixels, since objects move on. The first two frames of a window have weights of 1, and so have
+    frames before which nothing moved.
+
+    x: (b, t, c, h, w) in [-1, 1].
+    """
+    change = (x[:, 1:-1, :3] - x[:, :-2, :3]).square().mean(2).sqrt()
+    return _weights_near(change, motion, missing=2)
+
+
+def _weights_near(amount: Tensor, share: float, missing: int) -> Tensor:
+    """Return weights (b, t + missing, h, w) that grow with the largest amount within 9x9 pixels.
+
+    amount: (b, t, h, w). share: weight in [0, 1] of what grows. missing: number of first frames,
+        whose weights are 1.
+    """
+    near = F.max_pool2d(amount, 9, stride=1, padding=4) + 1e-3
+    weights = (1.0 - share) + share * near / near.mean((2, 3), keepdim=True)
+    first = torch.ones_like(weights[:, :1]).expand(-1, missing, -1, -1)
+    return torch.cat([first, weights], 1)
 
 
 def energy_score(
@@ -505,7 +528,7 @@ class TrainingLoss(nn.Module):
             )
 
         colours, truth = [p[:, :, :3] for p in predictions], x[:, :, :3]
-        weights = detail_weights(x, self.config.detail) if self.config.detail > 0 else None
+        weights = self._pixel_weights(x)
         squared = torch.stack([(colour - truth).square().mean(2) for colour in colours])
         errors = (squared if weights is None else squared * weights).mean((3, 4))
         loss = torch.log(usual(errors) + 1e-3).mean(0)
@@ -530,6 +553,13 @@ class TrainingLoss(nn.Module):
             )
             losses["depth_error"] = mean(depth.mean(0)).detach()
         return losses
+
+    def _pixel_weights(self, x: Tensor) -> Tensor | None:
+        """Return the weight of each pixel (b, t, h, w), mean 1 per frame; None if all are 1."""
+        detail, motion = self.config.detail, self.config.motion
+        parts = [detail_weights(x, detail)] if detail > 0 else []
+        parts += [motion_weights(x, motion)] if motion > 0 else []
+        return torch.stack(parts).mean(0) if parts else None
 
     def _outcomes(
         self, features: Tensor, windows: Windows, sigma: Tensor, share: float = 1.0

@@ -337,6 +337,8 @@ def fingerprint(world: World) -> str:
         total.update(f"termination {world.config.termination}".encode())
     if world.config.dynamics.first_features:
         total.update(b"first_features")
+    if world.config.dynamics.keep_still:
+        total.update(f"keep_still {world.config.dynamics.keep_still}".encode())
     if world.painting is not None:
         total.update(f"painted ahead {world.painting.identity}".encode())
     for mark in world.adapter_marks():

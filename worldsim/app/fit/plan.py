@@ -41,6 +41,12 @@ POLICIES = 8
 """Policies whose returns are compared, at least."""
 TEST_STEPS = 3000
 """Real steps, about, on which each next step is predicted."""
+MOSTLY_STILL = 0.5
+"""Share of pixels that stay as they are from one frame to the next from which on dreams leave out
+small changes."""
+KEEP_STILL = 2.0
+"""Changes of a pixel, in values of 255, that such dreams leave out: what a small network gets wrong
+on a still background in each step."""
 SEED_APART = 100_000
 """Distance of the seeds of evaluation from those of recordings."""
 
@@ -146,7 +152,7 @@ def train_config(
     info: of the round's recording.
     """
     before = None if number == 1 else str(round_folder(config.out, number - 1) / "world")
-    small = plan.device == "cpu"
+    small, pictures = plan.device == "cpu", info.report["pictures"]
     return TrainConfig(
         data=tuple(recording_of(config.out, n) for n in range(1, number + 1)),
         out=round_folder(config.out, number),
@@ -164,9 +170,15 @@ def train_config(
             pure_noise=0.95 if small else 0.85,
             context_drop=0.05 if small else 0.2,
             context_any=0.05 if small else 0.15,
+            # Speeds are read from frames in which things move by a tenth of a pixel.
+            last_frame_sigma=0.02 if small else 0.1,
+            own_context=0.3 if small else 0.0,
+            own_context_from=0.33,
             balance=Balance.CONTEXT,
             detail=0.8,
+            motion=0.8 if small else 0.0,
         ),
+        keep_still=KEEP_STILL if pictures.get("still", 0.0) >= MOSTLY_STILL else 0.0,
         outcome=OutcomeConfig(transitions=12 if small else 32, standardised=True),
         save_every=50 if small else 500,
         sample_every=1_000_000,

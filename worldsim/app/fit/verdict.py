@@ -27,6 +27,14 @@ AGREEMENT = 0.85
 ranks policies as the real twin does."""
 LEAST_EVENTS = 5
 """Ends, or unusual rewards, below which an evaluation says nothing of them."""
+SHIFTED = {
+    -2: "visible, two frames late",
+    -1: "visible, one frame late",
+    0: "visible",
+    1: "visible, one frame early",
+    2: "visible, two frames early",
+}
+"""How a recording's action lag (:mod:`worldsim.data.action_lag`) reads."""
 FAR = "8"
 """Dreamed steps after which a dream is compared with a still picture."""
 
@@ -212,8 +220,8 @@ def actions(figures: Figures) -> Check:
     if not lag.get("gains"):
         value = "the recording is too small to tell"
         return Check("effect of actions", value, limit, None, (Use.PLAN,), "record more frames")
-    seen = lag.get("shift") is not None
-    value = f"visible, at shift {lag['shift']:+d}" if seen else "none is visible"
+    shift = lag.get("shift")
+    seen, value = shift is not None, SHIFTED.get(shift, "none is visible")
     remedy = "look at the film; larger images show smaller things"
     return Check("effect of actions", value, limit, seen, (Use.PLAN,), remedy)
 

@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
@@ -68,8 +68,11 @@ class PaintAheadConfig:
     distance: NotNegative = 3.0
     """Metres from the camera to the camera ahead. One step in Freedoom is about one metre."""
     coverage: Share = 0.8
-    """A place ahead is painted if the memory covers less than this share of one of its views. Gaps
-    between the splats of a surface count as covered."""
+    """A place ahead is painted if the memory covers less than this share of one of its views."""
+    gaps: Share = 1.0
+    """How much a pixel in a gap between the splats of a surface counts as covered. 1: as a known
+    pixel. 0: as a hole, so that walls near the camera, of which splats show only a part, are
+    painted again from near."""
     takes: Takes = Takes.NOTHING
     """What the memory takes from dreamed frames: ``all``, ``known`` or ``nothing``. Blur of dreamed
     frames then never comes back through the memory: FD 164 with ``nothing``, 221 with ``known``
@@ -78,6 +81,9 @@ class PaintAheadConfig:
     """Views at the camera ahead: straight on, and to both sides in turn."""
     turn: Annotated[float, Ge(1), Le(180)] = 50.0
     """Degrees from one of these views to the next."""
+    whole: bool = True
+    """Whether all views of a place are painted if one of them is covered too little. Otherwise
+    those views alone are painted, which takes less time."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -206,14 +212,49 @@ class PaintAhead:
         at = state if every else _few(state, index)
         poses = self.cameras(at)
         views = [self._render(at.memory, poses[:, i]) for i in range(self.config.views)]
-        covered = torch.stack([close_mask(view.mask).float().mean((1, 2)) for view in views])
-        needy = (covered.amin(0) < self.config.coverage).nonzero()[:, 0]
+        covered = torch.stack([self.covered(view) for view in views], 1)
+        needed = covered < self.config.coverage
+        needy = needed.any(1).nonzero()[:, 0]
         if not len(needy):
             return Look(index, at.step)
         few = at if len(needy) == len(at) else _few(at, needy)
-        view = _by_place([map_tensors(lambda x: x[needy], view) for view in views])
-        inputs = PaintInputs(view, poses[needy], few.seed, few.step)
-        return Look(index, at.step, index[needy], self._paint(few.memory, inputs))
+        view = map_tensors(lambda *parts: torch.stack(parts, 1)[needy], views[0], *views[1:])
+        needed = torch.ones_like(needed) if self.config.whole else needed
+        memory = self._paint_needed(few, view, poses[needy], needed[needy])
+        return Look(index, at.step, index[needy], memory)
+
+    def covered(self, view: MemoryView) -> Tensor:
+        """Return the share of each view that counts as covered, (b,) float32."""
+        gaps = self.config.gaps
+        closed = close_mask(view.mask).float()
+        if gaps < 1.0:
+            closed = torch.lerp(view.mask.float(), closed, gaps)
+        return closed.mean((1, 2))
+
+    def _paint_needed(
+        self, state: WorldState, view: MemoryView, pose: Tensor, needed: Tensor
+    ) -> Points:
+        """Return the memories with the views painted that are needed.
+
+        view, pose: (b, n, ...), at the cameras ahead. needed: (b, n) bool, at least one each.
+        """
+        counts = needed.sum(1)
+        parts, order = [], []
+        # Places with as many needed views are painted in one call.
+        for count in counts.unique().tolist():
+            rows = (counts == count).nonzero()[:, 0]
+            some = state if len(rows) == len(state) else _few(state, rows)
+            # The needed views of each place, in their order.
+            which = needed[rows].to(torch.uint8).sort(dim=1, descending=True, stable=True).indices
+            at = (rows[:, None], which[:, :count])
+            shown = map_tensors(lambda x, at=at: x[at].flatten(0, 1), view)
+            inputs = PaintInputs(shown, pose[at], some.seed, some.step)
+            parts.append(self._paint(some.memory, inputs))
+            order.append(rows)
+        if len(parts) == 1:
+            return parts[0]
+        back = torch.cat(order).argsort()
+        return map_tensors(lambda *x: torch.cat(x)[back], parts[0], *parts[1:])
 
     def _render(self, memory: Points, pose: Tensor) -> MemoryView:
         return self.memory.render(memory, self.painter.spec.cameras(pose.contiguous()))
@@ -246,11 +287,6 @@ class PaintAhead:
             side = (i + 1) // 2 * (1 if i % 2 else -1)
             motion[:, i, 4] = math.radians(side * config.turn)
         return move(pose[:, None].expand(-1, config.views, 4, 4), motion)
-
-
-def _by_place(views: Sequence[MemoryView]) -> MemoryView:
-    """Return n views (b, ...) as one (b * n, ...), place by place."""
-    return map_tensors(lambda *parts: torch.stack(parts, 1).flatten(0, 1), views[0], *views[1:])
 
 
 def _few(state: WorldState, index: Tensor) -> WorldState:

@@ -16,13 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from worldsim.errors import InvalidInputError, MissingGeometryError, OutOfMemoryError
-from worldsim.evaluation import figures, measure, task
+from worldsim.evaluation import dreams, figures, long_walks, measure, task
 from worldsim.evaluation import return_trips as returns
 from worldsim.evaluation.benchmark_set import (
     PROTOCOL,
+    Recorded,
     TestEpisode,
     TestSet,
     TestSetConfig,
@@ -30,8 +33,9 @@ from worldsim.evaluation.benchmark_set import (
     record_test_set,
     stack,
 )
+from worldsim.evaluation.encoder import SIZE, encode, load_encoder
 from worldsim.evaluation.memory_fitting import Fits, with_radiance
-from worldsim.evaluation.metrics import comparable, moved_frames
+from worldsim.evaluation.metrics import area_average, comparable, moved_frames
 from worldsim.evaluation.strips import save_strips
 from worldsim.evaluation.trip_recording import UNDO, Trip, TripConfig, check_lengths, stack_trips
 from worldsim.runtime.json_config import check_ranges, write_json
@@ -50,11 +54,15 @@ EXTRA_EPISODES = 8
 """Walks that are added at a time where too few frames show seen places."""
 MAX_GROWTH = 4
 """The test set grows to at most this many times the walks asked for."""
+ENCODED = ("worldsim/FreedoomReal-v0",)
+"""Real twins whose frames the shipped encoder of distances was trained on."""
 MAX_WORKERS = 16
 TIMED_STEPS = 24
 M = TypeVar("M")
-TRIPS = 8
-"""Return trips, if no number is given."""
+EPISODES = {"walks": FULL_EPISODES, "return-trip": 8, "dreams": 64, "long-walks": 32}
+"""Walks or trips by protocol, if no number is given."""
+HORIZONS = {"walks": 48, "dreams": dreams.HORIZON, "long-walks": 1000}
+"""Dreamed frames by protocol, if no number is given."""
 
 
 @old_fields(steps="num_inference_steps")
@@ -69,12 +77,14 @@ class EvaluateConfig:
     code."""
     json: Path | None = None
     """Also write the results to this file."""
-    protocol: Literal["walks", "return-trip"] = "walks"
+    protocol: Literal["walks", "return-trip", "dreams", "long-walks"] = "walks"
     """``walks``: next frames, seen places, actions and poses on free walks. ``return-trip``: out
-    and back along the same way."""
+    and back along the same way. ``dreams``: sharpness, steadiness and distance from true frames
+    over 96 dreamed frames. ``long-walks``: statistics of 1,000 steps beside those of real walks."""
     episodes: Count | None = None
-    """Number of walks (default 32) or return trips (default 8). From 32 walks on, walks are added
-    until there are ``min_seen_frames``, up to four times as many. Fewer give a quick estimate."""
+    """Number of walks (default 32; 64 for ``dreams``, which records as many others to compare with)
+    or return trips (default 8). With ``walks``, from 32 on, walks are added until there are
+    ``min_seen_frames``, up to four times as many. Fewer give a quick estimate."""
     seed: Seed = 0
     """Seed of test set and dreams. Results of different seeds are of different test sets."""
     device: str | None = None
@@ -93,8 +103,9 @@ class EvaluateConfig:
     """Dreamed frames between fits, with ``--memory radiance``."""
     history: Count = 64
     """True frames that a dream starts from. Another value is another protocol."""
-    horizon: Count = 48
-    """Frames to dream after them. Another value is another protocol."""
+    horizon: Count | None = None
+    """Frames to dream after them: by default 48, 96 for ``dreams`` and 1,000 for ``long-walks``.
+    Another value is another protocol."""
     min_seen_frames: Number = 300
     """Minimum number of frames of seen places for meaningful results."""
     cache: Path | None = None
@@ -132,11 +143,12 @@ class EvaluateConfig:
     @property
     def walks(self) -> int:
         """Number of episodes."""
-        return (
-            self.episodes
-            if self.episodes is not None
-            else (FULL_EPISODES if self.protocol == "walks" else TRIPS)
-        )
+        return EPISODES[self.protocol] if self.episodes is None else self.episodes
+
+    @property
+    def dreamed(self) -> int:
+        """Number of frames to dream after the history."""
+        return HORIZONS.get(self.protocol, 48) if self.horizon is None else self.horizon
 
 
 def evaluate(config: EvaluateConfig, world: World | None = None) -> JsonObject:
@@ -158,10 +170,14 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> JsonObject:
         world = with_radiance(world)
     if config.protocol == "walks" and not world.has_geometry:
         results, told = _task(config, world), task.table
-    elif config.protocol == "walks":
-        results, told = _walks(config, world), figures.table
     else:
-        results, told = _return_trips(config, world), returns.table
+        run, told = {
+            "walks": (_walks, figures.table),
+            "return-trip": (_return_trips, returns.table),
+            "dreams": (_dreams, dreams.table),
+            "long-walks": (_long_walks, long_walks.table),
+        }[config.protocol]
+        results = run(config, world)
     if config.fits is not None:
         results |= {
             "memory": config.memory,
@@ -228,18 +244,96 @@ def _return_trips(config: EvaluateConfig, world: World) -> JsonObject:
         )
         parts = _fitting(config, world, lambda: list(measured))
     spec = world.spec
-    return returns.compute(returns.join(parts), spec.window, config.bootstrap, config.seed) | {
+    results = returns.compute(returns.join(parts), spec.window, config.bootstrap, config.seed)
+    return results | {"protocol": "return-trip/1"} | _setting(config, world, recorded)
+
+
+def _setting(config: EvaluateConfig, world: World, recorded: Sequence[Recorded]) -> JsonObject:
+    """Return what results depend on, beside the protocol."""
+    return {
         "test_set_sha256": digest(recorded),
         "episodes": len(recorded),
         "sampling_steps": world.config.dynamics.num_inference_steps,
         "temperature": world.config.dynamics.temperature,
-        "protocol": "return-trip/1",
         "env_id": world.config.env_id,
-        "maps": sorted({t.map for t in recorded}),
-        "attention_window": spec.window,
+        "maps": sorted({one.map for one in recorded}),
+        "attention_window": world.spec.window,
         "seed": config.seed,
         "device": str(world.device),
     }
+
+
+def _dreams(config: EvaluateConfig, world: World) -> JsonObject:
+    """Evaluate dreams at the true poses; as many other walks are what they are compared with."""
+    settings = TestSetConfig(*twin_of(world), config.seed, config.history, config.dreamed)
+    count = config.walks
+    with Progress(2 * count, "recording", "walk") as bar:
+        recorded = record_test_set(
+            settings,
+            range(2 * count),
+            _workers(config, 2 * count),
+            config.cache,
+            bar.update,
+            config.engine_timeout_s,
+        )
+    _check(config, world, recorded)
+    walks = stack(recorded, settings)
+    test = walks.part(0, count, "cpu")
+    chunks = range(0, count, config.batch)
+    with Progress(len(chunks) * dreams.steps_of(config.history, config.dreamed), "dreaming") as bar:
+        measured = (
+            dreams.dream(
+                world, walks.part(i, min(i + config.batch, count), world.device), bar.update
+            )
+            for i in chunks
+        )
+        found = dreams.join(_fitting(config, world, lambda: list(measured)))
+    features = None
+    if world.config.env_id in ENCODED and min(walks.rgb.shape[-2:]) >= SIZE:
+        encoder, after = load_encoder(device=world.device), config.history
+
+        def encoded(rgb: Tensor) -> Tensor:
+            small = area_average(rgb.flatten(0, 1), SIZE, SIZE)
+            return encode(encoder, small).cpu().unflatten(0, rgb.shape[:2])
+
+        features = tuple(
+            encoded(rgb) for rgb in (found.rgb, test.rgb[:, after:], walks.rgb[count:, after:])
+        )
+    results = dreams.compute(
+        found, test, features, world.spec.window, config.bootstrap, config.seed
+    )
+    told = _setting(config, world, recorded) | {"episodes": count}
+    return results | {"protocol": dreams.PROTOCOL, "horizon": config.dreamed} | told
+
+
+def _long_walks(config: EvaluateConfig, world: World) -> JsonObject:
+    """Evaluate the statistics of long walks, beside those of real ones from the same starts."""
+    memory = world.config.memory
+    if not world.has_geometry or memory is None:
+        raise MissingGeometryError(
+            f"world {config.world} has no poses or no memory: evaluate it with --protocol walks"
+        )
+    settings = long_walks.LongWalkConfig(
+        *twin_of(world), config.seed, config.history, config.dreamed, memory=memory
+    )
+    with Progress(config.walks, "recording", "pair of walks") as bar:
+        recorded = record_test_set(
+            settings,
+            range(config.walks),
+            _workers(config, config.walks),
+            config.cache,
+            bar.update,
+            config.engine_timeout_s,
+        )
+    _check(config, world, recorded)
+    chunks = [(i, recorded[i : i + config.batch]) for i in range(0, len(recorded), config.batch)]
+    with Progress(len(chunks) * (config.history - 1 + config.dreamed), "dreaming") as bar:
+        parts = (
+            long_walks.dream(world, chunk, settings, first, bar.update) for first, chunk in chunks
+        )
+        dreamed = np.concatenate(_fitting(config, world, lambda: list(parts)))
+    results = long_walks.compute(dreamed, recorded, settings, config.bootstrap, config.seed)
+    return results | {"protocol": long_walks.PROTOCOL} | _setting(config, world, recorded)
 
 
 def _walks(config: EvaluateConfig, world: World) -> JsonObject:
@@ -282,7 +376,7 @@ def _walks(config: EvaluateConfig, world: World) -> JsonObject:
 
 def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpisode], TestSet]:
     """Return the walks, recorded and stacked on the CPU."""
-    settings = TestSetConfig(*twin_of(world), config.seed, config.history, config.horizon)
+    settings = TestSetConfig(*twin_of(world), config.seed, config.history, config.dreamed)
     spec = world.spec
     episodes: list[TestEpisode] = []
     wanted, most = config.walks, config.walks * MAX_GROWTH
@@ -313,7 +407,11 @@ def _seen_frames(test: TestSet, window: int) -> int:
     return int((moved & late & (test.covered > figures.SEEN_FRAME_SHARE)).sum())
 
 
-def _check(config: EvaluateConfig, world: World, episodes: Sequence[TestEpisode | Trip]) -> None:
+def _check(
+    config: EvaluateConfig,
+    world: World,
+    episodes: Sequence[TestEpisode | Trip | long_walks.LongWalk],
+) -> None:
     """Raise InvalidInputError for maps that the world was trained on, or unfit frames."""
     known = set(world.card.get("train_maps", ())) & {e.map for e in episodes if e.map}
     if known:
@@ -345,7 +443,7 @@ def _measure(config: EvaluateConfig, world: World, test: TestSet) -> list[measur
     chunks = range(0, len(test), config.batch)
     actions = test.fork_act.shape[2]
     total = len(chunks) * measure.steps_of(
-        world, config.history, config.horizon, len(test.config.fork_frames), actions
+        world, config.history, config.dreamed, len(test.config.fork_frames), actions
     )
     with Progress(total, "dreaming") as bar:
         parts = (

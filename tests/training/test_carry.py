@@ -29,7 +29,7 @@ def steady(rooms: Path, out: Path, steps: int) -> TrainConfig:
     """A run of constant rate, whose network has learned something after 30 steps."""
     return config(
         rooms, out, steps=steps, decay=0.0, learning_rate=2e-3, motion_learning_rate=1e-3,
-        batch_size=4, carry_megabytes=PART_MB, carry_warmup=10, ema=0.9,
+        batch_size=2, motions=8, carry_megabytes=PART_MB, carry_warmup=10, ema=0.9,
     )  # fmt: skip
 
 
@@ -44,8 +44,8 @@ def errors(trainer: Trainer, steps: int) -> torch.Tensor:
 
 def test_the_loss_goes_on_across_a_boundary(tmp_path: Path, rooms: Path) -> None:
     """Against the same run without a boundary, which sees the same batches: within 2%."""
-    first = started(steady(rooms, tmp_path / "a", 60))
-    begun = errors(first, 40)
+    first = started(steady(rooms, tmp_path / "a", 45))
+    begun = errors(first, 30)
     first.save()
     parts = sorted((tmp_path / "a" / carry.FOLDER).glob("part-*.safetensors"))
     assert len(parts) > 1
@@ -53,15 +53,14 @@ def test_the_loss_goes_on_across_a_boundary(tmp_path: Path, rooms: Path) -> None
     whole = (tmp_path / "a" / "checkpoint" / "state.safetensors").stat().st_size
     assert weights < 0.3 * whole
 
-    second = Trainer(steady(rooms, bring(tmp_path / "a", tmp_path / "b"), 60))
+    second = Trainer(steady(rooms, bring(tmp_path / "a", tmp_path / "b"), 45))
     assert second.resume()
     second.wait_for_data()
-    assert (second.step, second.carried, second.optimizer.state_dict()["state"]) == (40, [40], {})
-    expected, found = errors(first, 20), errors(second, 20)
+    assert (second.step, second.carried, second.optimizer.state_dict()["state"]) == (30, [30], {})
+    expected, found = errors(first, 15), errors(second, 15)
     # It has learned by then.
-    assert begun[-10:, 0].mean() < 0.8 * begun[:10, 0].mean()
-    mse = found[:, 0] / expected[:, 0]
-    assert abs(float(mse[0]) - 1.0) < 0.02
+    assert begun[-10:, 1].mean() < begun[:10, 1].mean() - 0.2
+    assert float(found[0, 0] / expected[0, 0]) == pytest.approx(1.0, abs=1e-3)
     assert abs(float(found[:, 0].mean() / expected[:, 0].mean()) - 1.0) < 0.02
     assert abs(float((found[:, 1].mean() - expected[:, 1].mean()) / expected[:, 1].mean())) < 0.02
 
@@ -105,7 +104,7 @@ def test_the_rate_rises_again_after_each_boundary(tmp_path: Path, rooms: Path) -
     last = Trainer(dataclasses.replace(settings, steps=10, decay=0.5))
     assert last.resume()
     last.step = 9
-    assert last._rate() == pytest.approx(0.2)
+    assert last._rate() == pytest.approx(0.7 * 0.2)
 
 
 def test_the_card_tells_of_recordings_that_stayed_behind(tmp_path: Path, rooms: Path) -> None:

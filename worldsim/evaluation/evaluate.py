@@ -8,24 +8,16 @@ result has a 95% interval over walks and simple baselines on the same frames. Th
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Literal, TypeVar
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from worldsim.errors import InvalidInputError, MissingGeometryError, OutOfMemoryError
+from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.evaluation import dreams, figures, long_walks, measure, task
 from worldsim.evaluation import return_trips as returns
 from worldsim.evaluation.benchmark_set import (
     PROTOCOL,
-    Recorded,
     TestEpisode,
     TestSet,
     TestSetConfig,
@@ -33,122 +25,33 @@ from worldsim.evaluation.benchmark_set import (
     record_test_set,
     stack,
 )
-from worldsim.evaluation.encoder import SIZE, encode, load_encoder
-from worldsim.evaluation.memory_fitting import Fits, with_radiance
-from worldsim.evaluation.metrics import area_average, comparable, moved_frames
+from worldsim.evaluation.config import FULL_EPISODES, EvaluateConfig
+from worldsim.evaluation.dream_protocols import measure_dreams, measure_long_walks
+from worldsim.evaluation.memory_fitting import with_radiance
+from worldsim.evaluation.metrics import comparable, moved_frames
+from worldsim.evaluation.running import (
+    check_recorded,
+    fitting,
+    record,
+    setting_of,
+    workers_of,
+)
 from worldsim.evaluation.strips import save_strips
-from worldsim.evaluation.trip_recording import UNDO, Trip, TripConfig, check_lengths, stack_trips
-from worldsim.runtime.json_config import check_ranges, write_json
-from worldsim.runtime.old_names import old_fields
+from worldsim.evaluation.trip_recording import TripConfig, stack_trips
+from worldsim.runtime.json_config import write_json
 from worldsim.runtime.progress import Progress
-from worldsim.runtime.ranges import Batch, Count, Number, Positive, Seed, Share, Workers
 from worldsim.runtime.types import JsonObject
-from worldsim.runtime.workers import ENGINE_TIMEOUT_S
 from worldsim.state import Frame
 from worldsim.world import World
 from worldsim.world.twin import twin_of
 
-FULL_EPISODES = 32
-"""From this many walks on, an evaluation is the protocol's and has to reach ``min_seen_frames``."""
 EXTRA_EPISODES = 8
 """Walks that are added at a time where too few frames show seen places."""
 MAX_GROWTH = 4
 """The test set grows to at most this many times the walks asked for."""
-ENCODED = ("worldsim/FreedoomReal-v0",)
-"""Real twins whose frames the shipped encoder of distances was trained on."""
-MAX_WORKERS = 16
 TIMED_STEPS = 24
-M = TypeVar("M")
-EPISODES = {"walks": FULL_EPISODES, "return-trip": 8, "dreams": 64, "long-walks": 32}
-"""Walks or trips by protocol, if no number is given."""
-HORIZONS = {"walks": 48, "dreams": dreams.HORIZON, "long-walks": 1000}
-"""Dreamed frames by protocol, if no number is given."""
 
-
-@old_fields(steps="num_inference_steps")
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Measure a world against its real twin on the test maps."""
-
-    world: str
-    """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
-    trust: bool = False
-    """Use the real twin that the world's files name, whatever it is: this imports and runs its
-    code."""
-    json: Path | None = None
-    """Also write the results to this file."""
-    protocol: Literal["walks", "return-trip", "dreams", "long-walks"] = "walks"
-    """``walks``: next frames, seen places, actions and poses on free walks. ``return-trip``: out
-    and back along the same way. ``dreams``: sharpness, steadiness and distance from true frames
-    over 96 dreamed frames. ``long-walks``: statistics of 1,000 steps beside those of real walks."""
-    episodes: Count | None = None
-    """Number of walks (default 32; 64 for ``dreams``, which records as many others to compare with)
-    or return trips (default 8). With ``walks``, from 32 on, walks are added until there are
-    ``min_seen_frames``, up to four times as many. Fewer give a quick estimate."""
-    seed: Seed = 0
-    """Seed of test set and dreams. Results of different seeds are of different test sets."""
-    device: str | None = None
-    """Device of the world, such as ``cpu`` or ``cuda:1``. By default CUDA if it is available."""
-    num_inference_steps: Batch | None = None
-    """Sampling steps per frame. By default the world's own."""
-    temperature: Share | None = None
-    """Temperature of the noise, in [0, 1]. By default the world's own."""
-    memory: Literal["points", "radiance"] = "points"
-    """``points``: the world's own memory. ``radiance``: a radiance field on top of its points,
-    fitted where the dream begins (on return trips, at the turning point) and again every
-    ``fit_every`` frames; until then, the points."""
-    fit_iterations: Count = 200
-    """Iterations per fit, with ``--memory radiance``."""
-    fit_every: Count = 32
-    """Dreamed frames between fits, with ``--memory radiance``."""
-    history: Count = 64
-    """True frames that a dream starts from. Another value is another protocol."""
-    horizon: Count | None = None
-    """Frames to dream after them: by default 48, 96 for ``dreams`` and 1,000 for ``long-walks``.
-    Another value is another protocol."""
-    min_seen_frames: Number = 300
-    """Minimum number of frames of seen places for meaningful results."""
-    cache: Path | None = None
-    """Folder in which recorded walks are kept for the next evaluation."""
-    lengths: tuple[int, ...] = (32, 125, 250)
-    """Lengths of return trips: steps out, and as many back."""
-    undo: tuple[int, ...] = UNDO
-    """For return trips, the action that undoes each discrete action."""
-    workers: Workers | None = None
-    """Recording processes. By default one per core (at most 16, and at most one per 4 walks). 1
-    plays in this process."""
-    engine_timeout_s: Positive = ENGINE_TIMEOUT_S
-    """Time limit in seconds of one call of the real twin. After it, the engine is killed and the
-    walk recorded again. Has no effect in this process."""
-    batch: Batch = 32
-    """Walks to dream at once; smaller batches need less memory."""
-    bootstrap: Count = 2000
-    """Resamples of the walks for each 95% interval."""
-    pictures: Path | None = None
-    """Folder for strips of a few walks: real twin, dream, memory view."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.history < 2:
-            raise InvalidInputError(
-                f"EvaluateConfig.history = {self.history!r}: it must be at least 2"
-            )
-        check_lengths(self.lengths)
-
-    @property
-    def fits(self) -> Fits | None:
-        """When the memory is fitted; None for points."""
-        return Fits(self.fit_iterations, self.fit_every) if self.memory == "radiance" else None
-
-    @property
-    def walks(self) -> int:
-        """Number of episodes."""
-        return EPISODES[self.protocol] if self.episodes is None else self.episodes
-
-    @property
-    def dreamed(self) -> int:
-        """Number of frames to dream after the history."""
-        return HORIZONS.get(self.protocol, 48) if self.horizon is None else self.horizon
+__all__ = ["EvaluateConfig", "evaluate", "frozen_test_set", "steps_per_second"]
 
 
 def evaluate(config: EvaluateConfig, world: World | None = None) -> JsonObject:
@@ -174,8 +77,8 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> JsonObject:
         run, told = {
             "walks": (_walks, figures.table),
             "return-trip": (_return_trips, returns.table),
-            "dreams": (_dreams, dreams.table),
-            "long-walks": (_long_walks, long_walks.table),
+            "dreams": (measure_dreams, dreams.table),
+            "long-walks": (measure_long_walks, long_walks.table),
         }[config.protocol]
         results = run(config, world)
     if config.fits is not None:
@@ -200,8 +103,8 @@ def _task(config: EvaluateConfig, world: World) -> JsonObject:
     with Progress(None, "dreaming") as bar:
         for i in range(0, len(episodes), config.batch):
             chunk = episodes[i : i + config.batch]
-            forced += _fitting(config, world, partial(task.force, world, chunk, bar.update))
-            dreams += _fitting(
+            forced += fitting(config, world, partial(task.force, world, chunk, bar.update))
+            dreams += fitting(
                 config, world, partial(task.dream, world, chunk, config.seed, i, limit, bar.update)
             )
     return task.compute(episodes, forced, dreams, config.bootstrap, config.seed) | {
@@ -224,16 +127,7 @@ def _return_trips(config: EvaluateConfig, world: World) -> JsonObject:
             f"--protocol walks"
         )
     settings = TripConfig(*twin_of(world), config.seed, lengths=config.lengths, undo=config.undo)
-    with Progress(config.walks, "recording", "trip") as bar:
-        recorded = record_test_set(
-            settings,
-            range(config.walks),
-            _workers(config, config.walks),
-            config.cache,
-            bar.update,
-            config.engine_timeout_s,
-        )
-    _check(config, world, recorded)
+    recorded = record(config, world, settings, range(config.walks), "trip")
     chunks = [
         stack_trips(recorded[i : i + config.batch], settings, world.device)
         for i in range(0, len(recorded), config.batch)
@@ -242,98 +136,10 @@ def _return_trips(config: EvaluateConfig, world: World) -> JsonObject:
         measured = (
             returns.measure_returns(world, chunk, bar.update, config.fits) for chunk in chunks
         )
-        parts = _fitting(config, world, lambda: list(measured))
+        parts = fitting(config, world, lambda: list(measured))
     spec = world.spec
     results = returns.compute(returns.join(parts), spec.window, config.bootstrap, config.seed)
-    return results | {"protocol": "return-trip/1"} | _setting(config, world, recorded)
-
-
-def _setting(config: EvaluateConfig, world: World, recorded: Sequence[Recorded]) -> JsonObject:
-    """Return what results depend on, beside the protocol."""
-    return {
-        "test_set_sha256": digest(recorded),
-        "episodes": len(recorded),
-        "sampling_steps": world.config.dynamics.num_inference_steps,
-        "temperature": world.config.dynamics.temperature,
-        "env_id": world.config.env_id,
-        "maps": sorted({one.map for one in recorded}),
-        "attention_window": world.spec.window,
-        "seed": config.seed,
-        "device": str(world.device),
-    }
-
-
-def _dreams(config: EvaluateConfig, world: World) -> JsonObject:
-    """Evaluate dreams at the true poses; as many other walks are what they are compared with."""
-    settings = TestSetConfig(*twin_of(world), config.seed, config.history, config.dreamed)
-    count = config.walks
-    with Progress(2 * count, "recording", "walk") as bar:
-        recorded = record_test_set(
-            settings,
-            range(2 * count),
-            _workers(config, 2 * count),
-            config.cache,
-            bar.update,
-            config.engine_timeout_s,
-        )
-    _check(config, world, recorded)
-    walks = stack(recorded, settings)
-    test = walks.part(0, count, "cpu")
-    chunks = range(0, count, config.batch)
-    with Progress(len(chunks) * dreams.steps_of(config.history, config.dreamed), "dreaming") as bar:
-        measured = (
-            dreams.dream(
-                world, walks.part(i, min(i + config.batch, count), world.device), bar.update
-            )
-            for i in chunks
-        )
-        found = dreams.join(_fitting(config, world, lambda: list(measured)))
-    features = None
-    if world.config.env_id in ENCODED and min(walks.rgb.shape[-2:]) >= SIZE:
-        encoder, after = load_encoder(device=world.device), config.history
-
-        def encoded(rgb: Tensor) -> Tensor:
-            small = area_average(rgb.flatten(0, 1), SIZE, SIZE)
-            return encode(encoder, small).cpu().unflatten(0, rgb.shape[:2])
-
-        features = tuple(
-            encoded(rgb) for rgb in (found.rgb, test.rgb[:, after:], walks.rgb[count:, after:])
-        )
-    results = dreams.compute(
-        found, test, features, world.spec.window, config.bootstrap, config.seed
-    )
-    told = _setting(config, world, recorded) | {"episodes": count}
-    return results | {"protocol": dreams.PROTOCOL, "horizon": config.dreamed} | told
-
-
-def _long_walks(config: EvaluateConfig, world: World) -> JsonObject:
-    """Evaluate the statistics of long walks, beside those of real ones from the same starts."""
-    memory = world.config.memory
-    if not world.has_geometry or memory is None:
-        raise MissingGeometryError(
-            f"world {config.world} has no poses or no memory: evaluate it with --protocol walks"
-        )
-    settings = long_walks.LongWalkConfig(
-        *twin_of(world), config.seed, config.history, config.dreamed, memory=memory
-    )
-    with Progress(config.walks, "recording", "pair of walks") as bar:
-        recorded = record_test_set(
-            settings,
-            range(config.walks),
-            _workers(config, config.walks),
-            config.cache,
-            bar.update,
-            config.engine_timeout_s,
-        )
-    _check(config, world, recorded)
-    chunks = [(i, recorded[i : i + config.batch]) for i in range(0, len(recorded), config.batch)]
-    with Progress(len(chunks) * (config.history - 1 + config.dreamed), "dreaming") as bar:
-        parts = (
-            long_walks.dream(world, chunk, settings, first, bar.update) for first, chunk in chunks
-        )
-        dreamed = np.concatenate(_fitting(config, world, lambda: list(parts)))
-    results = long_walks.compute(dreamed, recorded, settings, config.bootstrap, config.seed)
-    return results | {"protocol": long_walks.PROTOCOL} | _setting(config, world, recorded)
+    return results | {"protocol": "return-trip/1"} | setting_of(config, world, recorded)
 
 
 def _walks(config: EvaluateConfig, world: World) -> JsonObject:
@@ -382,7 +188,7 @@ def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpis
     wanted, most = config.walks, config.walks * MAX_GROWTH
     with Progress(wanted, "recording", "walk") as bar:
         while True:
-            workers = _workers(config, wanted - len(episodes))
+            workers = workers_of(config, wanted - len(episodes))
             new = record_test_set(
                 settings,
                 range(len(episodes), wanted),
@@ -391,7 +197,7 @@ def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpis
                 bar.update,
                 config.engine_timeout_s,
             )
-            _check(config, world, new)
+            check_recorded(config, world, new)
             episodes += new
             seen = _seen_frames(stack(episodes, settings), spec.window)
             if seen >= config.min_seen_frames or config.walks < FULL_EPISODES or wanted >= most:
@@ -407,38 +213,6 @@ def _seen_frames(test: TestSet, window: int) -> int:
     return int((moved & late & (test.covered > figures.SEEN_FRAME_SHARE)).sum())
 
 
-def _check(
-    config: EvaluateConfig,
-    world: World,
-    episodes: Sequence[TestEpisode | Trip | long_walks.LongWalk],
-) -> None:
-    """Raise InvalidInputError for maps that the world was trained on, or unfit frames."""
-    known = set(world.card.get("train_maps", ())) & {e.map for e in episodes if e.map}
-    if known:
-        raise InvalidInputError(
-            f"world {config.world} was trained on {', '.join(sorted(known))} (train_maps of its "
-            f"card), which the test split of "
-            f"{world.config.env_id} draws from: it has to be trained on {{'split': 'train'}} alone"
-        )
-    for episode in episodes[:1]:
-        height, width = episode.rgb.shape[2:]
-        spec = world.spec
-        expected = (spec.height, spec.width)
-        if (height, width) != expected:
-            raise InvalidInputError(
-                f"{world.config.env_id} with {world.config.env_kwargs} shows frames of "
-                f"{height}x{width}, world {config.world} "
-                f"takes {expected[0]}x{expected[1]}: its card must name the arguments that it was "
-                f"recorded with"
-            )
-
-
-def _workers(config: EvaluateConfig, episodes: int) -> int:
-    if config.workers is not None:
-        return config.workers
-    return max(1, min(os.cpu_count() or 1, MAX_WORKERS, episodes // 4))
-
-
 def _measure(config: EvaluateConfig, world: World, test: TestSet) -> list[measure.Measured]:
     chunks = range(0, len(test), config.batch)
     actions = test.fork_act.shape[2]
@@ -452,18 +226,7 @@ def _measure(config: EvaluateConfig, world: World, test: TestSet) -> list[measur
             )
             for i in chunks
         )
-        return _fitting(config, world, lambda: list(parts))
-
-
-def _fitting(config: EvaluateConfig, world: World, measured: Callable[[], list[M]]) -> list[M]:
-    """Return what ``measured`` returns; an out-of-memory error says what to change."""
-    try:
-        return measured()
-    except torch.cuda.OutOfMemoryError as error:
-        less = max(1, config.batch // 4)
-        raise OutOfMemoryError(
-            f"{config.batch} walks at once do not fit on {world.device}: try --batch {less}"
-        ) from error
+        return fitting(config, world, lambda: list(parts))
 
 
 @torch.no_grad()

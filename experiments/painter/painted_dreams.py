@@ -194,15 +194,17 @@ class Config:
 
 
 class Counted:
-    """A painter that counts the places it paints and keeps their first views."""
+    """A painter that counts the places and views it paints and keeps the places' first views."""
 
     def __init__(self, painter: NetworkPainter) -> None:
-        self.painter, self.spec, self.count = painter, painter.spec, 0
+        self.painter, self.spec = painter, painter.spec
+        self.count = self.views = 0
         self.first: list[Tensor] = []
 
     def paint(self, inputs: PaintInputs) -> Frame:
         """See :class:`worldsim.protocols.Painter`."""
         self.count += len(inputs)
+        self.views += inputs.pose.shape[0] * inputs.pose.shape[1]
         frames = self.painter.paint(inputs)
         self.first.append(frames.rgb[:: inputs.pose.shape[1]].cpu())
         return frames
@@ -510,7 +512,7 @@ def _row(
     if arm.steps is not None:
         row["painter_steps"] = arm.steps
     if painter is not None and ahead is not None and painter.count:
-        row["paintings"] = painter.count
+        row["paintings"], row["views"] = painter.count, painter.views
         looks = len(true) * -(-true.shape[1] // ahead.every)
         row["looks_that_paint"] = round(painter.count / looks, 4)
         first = torch.cat(painter.first)[:, None]
@@ -557,7 +559,7 @@ def _timed(config: Config, env: gym.Env, painter: Counted | None) -> JsonObject:
         env.reset(seed=0)
         policy.reset(0)
         if painter:
-            painter.count = 0
+            painter.count = painter.views = 0
         each, busy = [], time.process_time()
         for _ in range(steps):
             since = time.perf_counter()
@@ -571,6 +573,7 @@ def _timed(config: Config, env: gym.Env, painter: Counted | None) -> JsonObject:
         "median_ms": round(1000 * float(np.median(each)), 2),
         "slowest_ms": round(1000 * max(each), 2),
         "paintings": painter.count if painter else 0,
+        "views": painter.views if painter else 0,
     }
 
 

@@ -108,6 +108,8 @@ class Config:
     """First steps, in which the discriminator alone learns."""
     buffer_frames: int = 400_000
     """Frames on the device."""
+    refresh_every: int = 250
+    """Steps between looks for new recordings."""
     own: float = 0.7
     """Share of walks that the student dreams in parts."""
     painted: float = 0.4
@@ -175,7 +177,7 @@ def train(config: Config) -> None:
         "--loss.regression", "0", "--loss.real", "1", "--loss.own-context", "0",
         "--perturb.own", str(c.own), "--edits", "0.15", "--learning-rate", "5e-5",
         "--warmup", "300", "--decay", "0.3", "--ema", "0.998",
-        "--refresh-every", "250", "--save-every", "500", "--sample-every", "250",
+        "--refresh-every", str(c.refresh_every), "--save-every", "200", "--sample-every", "250",
         "--patience", "600", "--adversarial.discriminator-steps", str(c.discriminator_steps),
         "--mirror-actions", "0", "1", "2", "4", "3", "6", "5",
         *PAINTED, "--painted.share", str(c.painted), *ARMS[c.arm],

@@ -7,16 +7,26 @@ most late frames are the network's own. The loss is the energy score, and the sq
 pixels that the memory knows. ``world`` in the folder is the trained world as it would be shipped:
 8-bit weights and the ego-motion head of the first world. Measure it with ``adversarial.py --parts
 dreams trips`` and ``painter/painted_dreams.py``.
+
+While it trains, ``home`` is written again after each checkpoint: the world as it would be shipped,
+its 16-bit weights, and the curve. If the machine is lost, the last ones can be measured.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copyfile
 
 import tyro
 from adversarial import Config as Shipped
 from adversarial import run_training, ship
+
+from worldsim.errors import WorldsimError
+from worldsim.runtime.files import is_file
 
 ARMS: dict[str, tuple[str, ...]] = {
     "full": ("--loss.energy", "1.0", "--loss.known", "0.5"),
@@ -56,6 +66,10 @@ class Config:
     """Frames on the device."""
     refresh_every: int = 300
     """Steps between looks for new recordings."""
+    save_every: int = 100
+    """Steps between checkpoints."""
+    home: Path | None = None
+    """Folder for what is brought home; by default ``home`` in ``out``."""
     own: float = 1.0
     """Share of walks that the network dreams in parts."""
     painted: float = 0.5
@@ -70,7 +84,7 @@ def train(config: Config) -> None:
         "train", "--data", str(c.data), "--preset", "tiny", "--init-from", c.world,
         "--batch-size", str(c.batch_size), "--buffer-frames", str(c.buffer_frames),
         "--memory-capacity", "65536", "--world-memory-capacity", "262144",
-        "--refresh-every", str(c.refresh_every), "--save-every", "600",
+        "--refresh-every", str(c.refresh_every), "--save-every", str(c.save_every),
         "--sample-every", "600", "--patience", "600", "--scenes", "0", "--edits", "0.15",
         "--mirror-actions", "0", "1", "2", "4", "3", "6", "5", "--learning-rate", "3e-4",
         "--motion-learning-rate", "1e-4", "--warmup", "100", "--decay", "0.5",
@@ -79,10 +93,53 @@ def train(config: Config) -> None:
     )  # fmt: skip
 
 
+def bring_home(config: Config, home: Path) -> None:
+    """Write the world of the last checkpoint, its 16-bit weights and the curve to ``home``."""
+    # A checkpoint that is being written cannot be read: the next one will be.
+    with suppress(WorldsimError, OSError):
+        ship(Shipped(out=config.out, world=config.world))
+        home.mkdir(parents=True, exist_ok=True)
+        copyfile(config.out / "run" / "history.json", home / "history.json")
+        for file in (config.out / "world").rglob("*"):
+            if is_file(file) and "scenes" not in file.parts:
+                there = home / "world" / file.relative_to(config.out / "world")
+                there.parent.mkdir(parents=True, exist_ok=True)
+                copyfile(file, there)
+        copyfile(config.out / "weights16.safetensors", home / "weights16.safetensors")
+
+
+@contextmanager
+def brought_home(config: Config, seconds: float = 5.0) -> Iterator[None]:
+    """Bring each checkpoint home while the body runs, and the last one after it."""
+    home, over = config.home or config.out / "home", threading.Event()
+    checkpoint = config.out / "run" / "checkpoint" / "checkpoint.json"
+
+    def watch() -> None:
+        seen = 0.0
+        while not over.wait(seconds):
+            with suppress(OSError):
+                now = checkpoint.stat().st_mtime
+                if now != seen:
+                    # The world is written after the checkpoint.
+                    over.wait(seconds)
+                    bring_home(config, home)
+                    seen = now
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        bring_home(config, home)
+
+
 def main(config: Config) -> None:
     """Train and write the world."""
     config.out.mkdir(parents=True, exist_ok=True)
-    train(config)
+    with brought_home(config):
+        train(config)
     ship(Shipped(out=config.out, world=config.world))
 
 

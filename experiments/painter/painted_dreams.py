@@ -93,6 +93,8 @@ class Arm:
 
 NEAR: JsonObject = {"every": 1, "distance": 1.0, "coverage": 0.95}
 """A look in every step at the camera one metre ahead, which is about the next one."""
+GAPS: JsonObject = NEAR | {"coverage": 0.9, "gaps": 0.0, "turn": 35.0}
+"""As ``NEAR``, and gaps between splats count as holes."""
 ARMS: dict[str, Arm] = {
     "plain": Arm(),
     "plain-cool": Arm(dynamics={"temperature": 0.75}),
@@ -121,6 +123,16 @@ ARMS: dict[str, Arm] = {
     "straight": Arm({"views": 1}),
     "straight-4": Arm({"views": 1}, steps=4),
     "idle": Arm({"coverage": 0.0}),
+    "needy": Arm({"whole": False}),
+    "needy-4": Arm({"whole": False}, steps=4),
+    "needy-always": Arm({"whole": False, "coverage": 0.95, "every": 1}),
+    "always-12": Arm({"coverage": 0.95, "every": 1}, steps=12),
+    # Gaps between splats count as holes: close walls are painted again from near.
+    "gaps": Arm(GAPS),
+    "gaps-needy": Arm(GAPS | {"whole": False}),
+    "gaps-straight": Arm(GAPS | {"views": 1}),
+    "gaps-straight-12": Arm(GAPS | {"views": 1}, steps=12),
+    "gaps-wide": Arm(GAPS | {"distance": 3.0, "whole": False}),
     "nothing-two-steps": Arm({"takes": "nothing"}, dynamics={"num_inference_steps": 2}),
     "nothing-near-12": Arm({"takes": "nothing"} | NEAR, steps=12),
     "nothing-near-4": Arm({"takes": "nothing"} | NEAR, steps=4),
@@ -182,15 +194,17 @@ class Config:
 
 
 class Counted:
-    """A painter that counts the places it paints and keeps their first views."""
+    """A painter that counts the places and views it paints and keeps the places' first views."""
 
     def __init__(self, painter: NetworkPainter) -> None:
-        self.painter, self.spec, self.count = painter, painter.spec, 0
+        self.painter, self.spec = painter, painter.spec
+        self.count = self.views = 0
         self.first: list[Tensor] = []
 
     def paint(self, inputs: PaintInputs) -> Frame:
         """See :class:`worldsim.protocols.Painter`."""
         self.count += len(inputs)
+        self.views += inputs.pose.shape[0] * inputs.pose.shape[1]
         frames = self.painter.paint(inputs)
         self.first.append(frames.rgb[:: inputs.pose.shape[1]].cpu())
         return frames
@@ -498,7 +512,7 @@ def _row(
     if arm.steps is not None:
         row["painter_steps"] = arm.steps
     if painter is not None and ahead is not None and painter.count:
-        row["paintings"] = painter.count
+        row["paintings"], row["views"] = painter.count, painter.views
         looks = len(true) * -(-true.shape[1] // ahead.every)
         row["looks_that_paint"] = round(painter.count / looks, 4)
         first = torch.cat(painter.first)[:, None]
@@ -531,7 +545,8 @@ def speed(config: Config) -> JsonObject:
         env.close()
         found["rows"][name] = {"ahead": to_json(ahead), **row}
         first = found["rows"][config.arms[0]]
-        found["rows"][name]["share"] = round(row["steps_per_s"] / first["steps_per_s"], 4)
+        for share, rate in (("share", "steps_per_s"), ("cpu_share", "steps_per_cpu_s")):
+            found["rows"][name][share] = round(row[rate] / first[rate], 4)
         print(name, json.dumps(found["rows"][name]), flush=True)
         write_json(config.out / f"speed_{device.type}.json", found)
     return found
@@ -544,17 +559,21 @@ def _timed(config: Config, env: gym.Env, painter: Counted | None) -> JsonObject:
         env.reset(seed=0)
         policy.reset(0)
         if painter:
-            painter.count = 0
-        each = []
+            painter.count = painter.views = 0
+        each, busy = [], time.process_time()
         for _ in range(steps):
             since = time.perf_counter()
             env.step(policy.act(None))
             each.append(time.perf_counter() - since)
+        busy = time.process_time() - busy
     return {
         "steps_per_s": round(len(each) / sum(each), 3),
+        # Other work on the machine changes this less.
+        "steps_per_cpu_s": round(len(each) / busy, 3),
         "median_ms": round(1000 * float(np.median(each)), 2),
         "slowest_ms": round(1000 * max(each), 2),
         "paintings": painter.count if painter else 0,
+        "views": painter.views if painter else 0,
     }
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from worldsim.data.videos import ImportVideosConfig
     from worldsim.evaluation.agreement import AgreementConfig
     from worldsim.evaluation.bench import BenchConfig
-    from worldsim.evaluation.evaluate import EvaluateConfig
+    from worldsim.evaluation.config import EvaluateConfig
     from worldsim.evaluation.evaluate_agent import EvaluateAgentConfig
     from worldsim.painting.evaluation.evaluate import EvaluatePainterConfig
     from worldsim.training.distil import DistilConfig

@@ -8,18 +8,13 @@ result has a 95% interval over walks and simple baselines on the same frames. Th
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Literal, TypeVar
 
 import torch
 
-from worldsim.errors import InvalidInputError, MissingGeometryError, OutOfMemoryError
-from worldsim.evaluation import figures, measure, task
+from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.evaluation import dreams, figures, long_walks, measure, task
 from worldsim.evaluation import return_trips as returns
 from worldsim.evaluation.benchmark_set import (
     PROTOCOL,
@@ -30,113 +25,33 @@ from worldsim.evaluation.benchmark_set import (
     record_test_set,
     stack,
 )
-from worldsim.evaluation.memory_fitting import Fits, with_radiance
+from worldsim.evaluation.config import FULL_EPISODES, EvaluateConfig
+from worldsim.evaluation.dream_protocols import measure_dreams, measure_long_walks
+from worldsim.evaluation.memory_fitting import with_radiance
 from worldsim.evaluation.metrics import comparable, moved_frames
+from worldsim.evaluation.running import (
+    check_recorded,
+    fitting,
+    record,
+    setting_of,
+    workers_of,
+)
 from worldsim.evaluation.strips import save_strips
-from worldsim.evaluation.trip_recording import UNDO, Trip, TripConfig, check_lengths, stack_trips
-from worldsim.runtime.json_config import check_ranges, write_json
-from worldsim.runtime.old_names import old_fields
+from worldsim.evaluation.trip_recording import TripConfig, stack_trips
+from worldsim.runtime.json_config import write_json
 from worldsim.runtime.progress import Progress
-from worldsim.runtime.ranges import Batch, Count, Number, Positive, Seed, Share, Workers
 from worldsim.runtime.types import JsonObject
-from worldsim.runtime.workers import ENGINE_TIMEOUT_S
 from worldsim.state import Frame
 from worldsim.world import World
 from worldsim.world.twin import twin_of
 
-FULL_EPISODES = 32
-"""From this many walks on, an evaluation is the protocol's and has to reach ``min_seen_frames``."""
 EXTRA_EPISODES = 8
 """Walks that are added at a time where too few frames show seen places."""
 MAX_GROWTH = 4
 """The test set grows to at most this many times the walks asked for."""
-MAX_WORKERS = 16
 TIMED_STEPS = 24
-M = TypeVar("M")
-TRIPS = 8
-"""Return trips, if no number is given."""
 
-
-@old_fields(steps="num_inference_steps")
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Measure a world against its real twin on the test maps."""
-
-    world: str
-    """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
-    trust: bool = False
-    """Use the real twin that the world's files name, whatever it is: this imports and runs its
-    code."""
-    json: Path | None = None
-    """Also write the results to this file."""
-    protocol: Literal["walks", "return-trip"] = "walks"
-    """``walks``: next frames, seen places, actions and poses on free walks. ``return-trip``: out
-    and back along the same way."""
-    episodes: Count | None = None
-    """Number of walks (default 32) or return trips (default 8). From 32 walks on, walks are added
-    until there are ``min_seen_frames``, up to four times as many. Fewer give a quick estimate."""
-    seed: Seed = 0
-    """Seed of test set and dreams. Results of different seeds are of different test sets."""
-    device: str | None = None
-    """Device of the world, such as ``cpu`` or ``cuda:1``. By default CUDA if it is available."""
-    num_inference_steps: Batch | None = None
-    """Sampling steps per frame. By default the world's own."""
-    temperature: Share | None = None
-    """Temperature of the noise, in [0, 1]. By default the world's own."""
-    memory: Literal["points", "radiance"] = "points"
-    """``points``: the world's own memory. ``radiance``: a radiance field on top of its points,
-    fitted where the dream begins (on return trips, at the turning point) and again every
-    ``fit_every`` frames; until then, the points."""
-    fit_iterations: Count = 200
-    """Iterations per fit, with ``--memory radiance``."""
-    fit_every: Count = 32
-    """Dreamed frames between fits, with ``--memory radiance``."""
-    history: Count = 64
-    """True frames that a dream starts from. Another value is another protocol."""
-    horizon: Count = 48
-    """Frames to dream after them. Another value is another protocol."""
-    min_seen_frames: Number = 300
-    """Minimum number of frames of seen places for meaningful results."""
-    cache: Path | None = None
-    """Folder in which recorded walks are kept for the next evaluation."""
-    lengths: tuple[int, ...] = (32, 125, 250)
-    """Lengths of return trips: steps out, and as many back."""
-    undo: tuple[int, ...] = UNDO
-    """For return trips, the action that undoes each discrete action."""
-    workers: Workers | None = None
-    """Recording processes. By default one per core (at most 16, and at most one per 4 walks). 1
-    plays in this process."""
-    engine_timeout_s: Positive = ENGINE_TIMEOUT_S
-    """Time limit in seconds of one call of the real twin. After it, the engine is killed and the
-    walk recorded again. Has no effect in this process."""
-    batch: Batch = 32
-    """Walks to dream at once; smaller batches need less memory."""
-    bootstrap: Count = 2000
-    """Resamples of the walks for each 95% interval."""
-    pictures: Path | None = None
-    """Folder for strips of a few walks: real twin, dream, memory view."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.history < 2:
-            raise InvalidInputError(
-                f"EvaluateConfig.history = {self.history!r}: it must be at least 2"
-            )
-        check_lengths(self.lengths)
-
-    @property
-    def fits(self) -> Fits | None:
-        """When the memory is fitted; None for points."""
-        return Fits(self.fit_iterations, self.fit_every) if self.memory == "radiance" else None
-
-    @property
-    def walks(self) -> int:
-        """Number of episodes."""
-        return (
-            self.episodes
-            if self.episodes is not None
-            else (FULL_EPISODES if self.protocol == "walks" else TRIPS)
-        )
+__all__ = ["EvaluateConfig", "evaluate", "frozen_test_set", "steps_per_second"]
 
 
 def evaluate(config: EvaluateConfig, world: World | None = None) -> JsonObject:
@@ -158,10 +73,14 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> JsonObject:
         world = with_radiance(world)
     if config.protocol == "walks" and not world.has_geometry:
         results, told = _task(config, world), task.table
-    elif config.protocol == "walks":
-        results, told = _walks(config, world), figures.table
     else:
-        results, told = _return_trips(config, world), returns.table
+        run, told = {
+            "walks": (_walks, figures.table),
+            "return-trip": (_return_trips, returns.table),
+            "dreams": (measure_dreams, dreams.table),
+            "long-walks": (measure_long_walks, long_walks.table),
+        }[config.protocol]
+        results = run(config, world)
     if config.fits is not None:
         results |= {
             "memory": config.memory,
@@ -184,8 +103,8 @@ def _task(config: EvaluateConfig, world: World) -> JsonObject:
     with Progress(None, "dreaming") as bar:
         for i in range(0, len(episodes), config.batch):
             chunk = episodes[i : i + config.batch]
-            forced += _fitting(config, world, partial(task.force, world, chunk, bar.update))
-            dreams += _fitting(
+            forced += fitting(config, world, partial(task.force, world, chunk, bar.update))
+            dreams += fitting(
                 config, world, partial(task.dream, world, chunk, config.seed, i, limit, bar.update)
             )
     return task.compute(episodes, forced, dreams, config.bootstrap, config.seed) | {
@@ -208,16 +127,7 @@ def _return_trips(config: EvaluateConfig, world: World) -> JsonObject:
             f"--protocol walks"
         )
     settings = TripConfig(*twin_of(world), config.seed, lengths=config.lengths, undo=config.undo)
-    with Progress(config.walks, "recording", "trip") as bar:
-        recorded = record_test_set(
-            settings,
-            range(config.walks),
-            _workers(config, config.walks),
-            config.cache,
-            bar.update,
-            config.engine_timeout_s,
-        )
-    _check(config, world, recorded)
+    recorded = record(config, world, settings, range(config.walks), "trip")
     chunks = [
         stack_trips(recorded[i : i + config.batch], settings, world.device)
         for i in range(0, len(recorded), config.batch)
@@ -226,20 +136,10 @@ def _return_trips(config: EvaluateConfig, world: World) -> JsonObject:
         measured = (
             returns.measure_returns(world, chunk, bar.update, config.fits) for chunk in chunks
         )
-        parts = _fitting(config, world, lambda: list(measured))
+        parts = fitting(config, world, lambda: list(measured))
     spec = world.spec
-    return returns.compute(returns.join(parts), spec.window, config.bootstrap, config.seed) | {
-        "test_set_sha256": digest(recorded),
-        "episodes": len(recorded),
-        "sampling_steps": world.config.dynamics.num_inference_steps,
-        "temperature": world.config.dynamics.temperature,
-        "protocol": "return-trip/1",
-        "env_id": world.config.env_id,
-        "maps": sorted({t.map for t in recorded}),
-        "attention_window": spec.window,
-        "seed": config.seed,
-        "device": str(world.device),
-    }
+    results = returns.compute(returns.join(parts), spec.window, config.bootstrap, config.seed)
+    return results | {"protocol": "return-trip/1"} | setting_of(config, world, recorded)
 
 
 def _walks(config: EvaluateConfig, world: World) -> JsonObject:
@@ -282,13 +182,13 @@ def _walks(config: EvaluateConfig, world: World) -> JsonObject:
 
 def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpisode], TestSet]:
     """Return the walks, recorded and stacked on the CPU."""
-    settings = TestSetConfig(*twin_of(world), config.seed, config.history, config.horizon)
+    settings = TestSetConfig(*twin_of(world), config.seed, config.history, config.dreamed)
     spec = world.spec
     episodes: list[TestEpisode] = []
     wanted, most = config.walks, config.walks * MAX_GROWTH
     with Progress(wanted, "recording", "walk") as bar:
         while True:
-            workers = _workers(config, wanted - len(episodes))
+            workers = workers_of(config, wanted - len(episodes))
             new = record_test_set(
                 settings,
                 range(len(episodes), wanted),
@@ -297,7 +197,7 @@ def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpis
                 bar.update,
                 config.engine_timeout_s,
             )
-            _check(config, world, new)
+            check_recorded(config, world, new)
             episodes += new
             seen = _seen_frames(stack(episodes, settings), spec.window)
             if seen >= config.min_seen_frames or config.walks < FULL_EPISODES or wanted >= most:
@@ -313,39 +213,11 @@ def _seen_frames(test: TestSet, window: int) -> int:
     return int((moved & late & (test.covered > figures.SEEN_FRAME_SHARE)).sum())
 
 
-def _check(config: EvaluateConfig, world: World, episodes: Sequence[TestEpisode | Trip]) -> None:
-    """Raise InvalidInputError for maps that the world was trained on, or unfit frames."""
-    known = set(world.card.get("train_maps", ())) & {e.map for e in episodes if e.map}
-    if known:
-        raise InvalidInputError(
-            f"world {config.world} was trained on {', '.join(sorted(known))} (train_maps of its "
-            f"card), which the test split of "
-            f"{world.config.env_id} draws from: it has to be trained on {{'split': 'train'}} alone"
-        )
-    for episode in episodes[:1]:
-        height, width = episode.rgb.shape[2:]
-        spec = world.spec
-        expected = (spec.height, spec.width)
-        if (height, width) != expected:
-            raise InvalidInputError(
-                f"{world.config.env_id} with {world.config.env_kwargs} shows frames of "
-                f"{height}x{width}, world {config.world} "
-                f"takes {expected[0]}x{expected[1]}: its card must name the arguments that it was "
-                f"recorded with"
-            )
-
-
-def _workers(config: EvaluateConfig, episodes: int) -> int:
-    if config.workers is not None:
-        return config.workers
-    return max(1, min(os.cpu_count() or 1, MAX_WORKERS, episodes // 4))
-
-
 def _measure(config: EvaluateConfig, world: World, test: TestSet) -> list[measure.Measured]:
     chunks = range(0, len(test), config.batch)
     actions = test.fork_act.shape[2]
     total = len(chunks) * measure.steps_of(
-        world, config.history, config.horizon, len(test.config.fork_frames), actions
+        world, config.history, config.dreamed, len(test.config.fork_frames), actions
     )
     with Progress(total, "dreaming") as bar:
         parts = (
@@ -354,18 +226,7 @@ def _measure(config: EvaluateConfig, world: World, test: TestSet) -> list[measur
             )
             for i in chunks
         )
-        return _fitting(config, world, lambda: list(parts))
-
-
-def _fitting(config: EvaluateConfig, world: World, measured: Callable[[], list[M]]) -> list[M]:
-    """Return what ``measured`` returns; an out-of-memory error says what to change."""
-    try:
-        return measured()
-    except torch.cuda.OutOfMemoryError as error:
-        less = max(1, config.batch // 4)
-        raise OutOfMemoryError(
-            f"{config.batch} walks at once do not fit on {world.device}: try --batch {less}"
-        ) from error
+        return fitting(config, world, lambda: list(parts))
 
 
 @torch.no_grad()

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from worldsim.painting.network import PainterBatch, PainterNetwork
+from worldsim.runtime.cuda_graphs import capture_graph
 from worldsim.state import map_tensors
-from worldsim.world.engine import capture_graph
 
 
 class GraphedNetwork:

@@ -118,7 +118,8 @@ class TrainConfig:
     warmup: Count = 300
     """Steps of linear warm-up."""
     decay: Share = 0.35
-    """Last fraction of the training, in which the learning rate falls linearly to zero."""
+    """Last fraction of the training, in which the learning rate falls linearly to zero. For a run
+    in several parts (``carry_megabytes``): 0 in all but the last one."""
     weight_decay: Share = 0.01
     """AdamW's weight decay."""
     ema: Share = 0.999
@@ -164,6 +165,13 @@ class TrainConfig:
     """Steps between checkpoints."""
     sample_every: Count = 2000
     """Steps between sample pictures."""
+    carry_megabytes: Positive | None = None
+    """With each checkpoint, also write the folder ``carry``, in parts of at most this size: weights
+    and their averages in 16 bits. Copied into an empty output folder on another machine, it is what
+    the run goes on from, without the optimiser's moments. None for no such folder."""
+    carry_warmup: Count = 100
+    """Steps in which the learning rate rises again after a run was carried over, while the
+    optimiser's moments are rebuilt."""
     init_from: str | None = None
     """World whose weights to start from. If its frame size differs, the positions of tokens are
     interpolated."""

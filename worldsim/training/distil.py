@@ -314,10 +314,13 @@ class DistilTrainer(Trainer):
         if self.adversary is not None:
             self.adversary.load(part_of(tensors, ADVERSARY))
 
-    def _check_resumable(self, meta: JsonObject) -> None:
+    def _read_carried(self) -> None:
+        """Return None: a distillation is not carried, which has more state than its weights."""
+
+    def _check_resumable(self, meta: JsonObject, others: frozenset[str] = frozenset()) -> None:
         # Checkpoints of before the setting had no discriminator.
         meta = meta | {"config": {"method": MATCH} | meta["config"]}
-        super()._check_resumable(meta)
+        super()._check_resumable(meta, others)
 
     def world(self, measured: JsonObject | None = None) -> World:
         """Return the student with averaged weights, as a copy on the CPU.

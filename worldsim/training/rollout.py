@@ -19,9 +19,10 @@ from torch import Tensor
 from worldsim.camera import Camera
 from worldsim.diffusion.dynamics import Context, last_frames
 from worldsim.protocols import EngineMemory, MemoryT, SceneMemory, SkipsUnknown
+from worldsim.runtime.cuda_graphs import capture_graph, copy_in
 from worldsim.state import Frame, LastFrames, MemoryView, map_tensors, where_rows
 from worldsim.training.corruption import Damage, Draft, OwnFrames, degrade
-from worldsim.world.engine import capture_graph, copy_in, reason, tell_once
+from worldsim.world.engine import reason, tell_once
 from worldsim.world.paint_ahead import Takes, taken_pixels
 
 PACKED_VIEW = 8

@@ -32,6 +32,7 @@ from worldsim.runtime.old_names import with_new_names
 from worldsim.runtime.progress import say
 from worldsim.runtime.remote import Place
 from worldsim.runtime.types import JsonObject
+from worldsim.training import carry
 from worldsim.training.buffer import FrameBuffer, Windows, augment, bytes_per_frame
 from worldsim.training.checkpoint import (
     pack,
@@ -72,6 +73,8 @@ from worldsim.world.heads import EgoMotionHead, Motions, OutcomeHead, usual_size
 
 PICTURES = 2048
 """Frames whose brightness and contrast a head sees pictures relative to."""
+SEEN = ("train_maps", "frames", "recordings")
+"""What a world's card tells of recordings, which stay where a run was."""
 DEEP = 6
 """Networks of more blocks are compiled by parts."""
 
@@ -95,9 +98,14 @@ class Trainer:
             "out",
             "compile",
             "checkpointing",
+            "decay",
+            "carry_megabytes",
+            "carry_warmup",
         }
     )
     """Settings that may be others when a run goes on."""
+    may_change_carried = frozenset({"buffer_frames", "refresh_every", "patience", "scenes"})
+    """Further ones that may be others when it goes on from what was carried over."""
     _settings_class: type = TrainConfig
     dynamics = DynamicsConfig()
     """How the world that is trained is sampled."""
@@ -197,6 +205,8 @@ class Trainer:
         )
         self.ema.to(self.device)
         self.step, self.elapsed = 0, 0.0
+        self.carried: list[int] = []
+        """Steps at which the run was carried over to another machine."""
         self.taken: set[str] = set()
         self.history: list[dict[str, float]] = []
         self.has_rewards = False
@@ -532,6 +542,8 @@ class Trainer:
 
     def _rate(self) -> float:
         warm = min(1.0, (self.step + 1) / self.config.warmup)
+        if self.carried:
+            warm = min(warm, (self.step + 1 - self.carried[-1]) / self.config.carry_warmup)
         return warm * min(1.0, (1.0 - self.progress) / max(self.config.decay, 1e-9))
 
     @property
@@ -600,6 +612,8 @@ class Trainer:
             return
         model = self.accelerator.unwrap_model(self.loss_module)
         tensors, world = pack(model, self.ema, self.optimizer) | self._more_state(), self.world()
+        size = self.config.carry_megabytes
+        carried = None if size is None else carry.pack(model, self.ema)
         if not main:
             return
         out = self.config.out
@@ -610,11 +624,15 @@ class Trainer:
             "world_size": self.world_size,
             "config": self._settings(),
             "history": self.history,
+            "carried": self.carried,
         }
         # A copy to look at; what is resumed has its own.
         with storage_errors(out / "history.json"):
             write_json(out / "history.json", self.history)
         write_checkpoint(out, tensors, meta)
+        if size is not None and carried is not None:
+            seen = {name: world.card[name] for name in SEEN}
+            carry.write_carry(out, carried, {**meta, "seen": seen}, size)
         self._write_world(world)
 
     def _write_world(self, world: World) -> None:
@@ -626,20 +644,27 @@ class Trainer:
             write_starts(self.datasets, self.config.scenes, out / "scenes")
 
     def resume(self) -> bool:
-        """Continue from the checkpoint in the output folder, if there is one."""
-        out = self.config.out
+        """Continue from the checkpoint in the output folder, or from what was carried there.
+
+        Returns False if there is neither.
+        """
+        out, model = self.config.out, self.accelerator.unwrap_model(self.loss_module)
         found = read_checkpoint(out)
-        if found is None:
+        carried = self._read_carried() if found is None else None
+        if found is None and carried is None:
             return False
-        folder, meta, tensors = found
+        folder, meta, tensors = found or carried
         try:
-            self._check_resumable(meta)
-            unpack(
-                tensors, self.accelerator.unwrap_model(self.loss_module), self.ema, self.optimizer
-            )
-            self._load_more_state(tensors)
+            self._check_resumable(meta, frozenset() if found else self.may_change_carried)
+            if found:
+                unpack(tensors, model, self.ema, self.optimizer)
+                self._load_more_state(tensors)
+            else:
+                carry.unpack(tensors, model, self.ema)
+                self.earlier = {**self.earlier, **meta["seen"]}
             self.ema.optimization_step = meta["ema_step"]
             self.step, self.elapsed = meta["step"], meta["elapsed"]
+            self.carried = [*meta.get("carried", ()), *([] if found else [self.step])]
             # Checkpoints of version 1 had it in a file of its own.
             history = meta["history"] if "history" in meta else _told(out / "history.json")
             self.history = [h for h in history if h["step"] <= self.step]
@@ -655,6 +680,10 @@ class Trainer:
             ) from error
         return True
 
+    def _read_carried(self) -> tuple[Path, JsonObject, dict[str, Tensor]] | None:
+        """Return what was carried to the output folder; None if nothing was."""
+        return carry.read_carry(self.config.out)
+
     def _more_state(self) -> dict[str, Tensor]:
         """Return further tensors of the checkpoint, by name, on the CPU."""
         return {}
@@ -662,13 +691,16 @@ class Trainer:
     def _load_more_state(self, tensors: dict[str, Tensor]) -> None:
         """Load what :meth:`_more_state` returned from all tensors of a checkpoint."""
 
-    def _check_resumable(self, meta: JsonObject) -> None:
+    def _check_resumable(self, meta: JsonObject, others: frozenset[str] = frozenset()) -> None:
+        """Raise InvalidInputError if settings changed that may not, apart from ``others``."""
         now, then = self._settings(), with_new_names(self._settings_class, meta["config"])
         if "last_frames" in now and not self.config.memory:
             # Networks of before the setting looked at none.
             then.setdefault("last_frames", 0)
         changed = [
-            k for k, v in then.items() if k not in self.may_change and not _agree(v, now.get(k))
+            k
+            for k, v in then.items()
+            if k not in self.may_change | others and not _agree(v, now.get(k))
         ]
         if changed:
             raise InvalidInputError(

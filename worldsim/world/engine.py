@@ -35,6 +35,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.memory.operations import Passes
 from worldsim.memory.splat_triton import Between
 from worldsim.runtime.compiling import COMPILING
+from worldsim.runtime.cuda_graphs import capture_graph, copy_in
 from worldsim.runtime.limits import available_memory
 from worldsim.runtime.triton import usable
 from worldsim.state import Frame, Transition, WorldState, map_tensors
@@ -51,8 +52,6 @@ Options = dict[str, str | int | bool | Callable[..., object]]
 """Inductor's options."""
 StepFunction = Callable[[WorldState, Tensor], tuple[WorldState, Transition]]
 """Advances states by one action; :class:`worldsim.world.step.Step` is one."""
-WARM_UP = 3
-"""Runs before a capture, in which kernels are compiled and libraries allocate their workspaces."""
 _told: set[str] = set()
 
 
@@ -403,25 +402,6 @@ class GraphedStep:
         return state.clone() if newest else state
 
 
-def capture_graph(run: Callable[[], object], device: torch.device) -> Callable[[], None]:
-    """Capture ``run`` as a CUDA graph after a few warm-up runs; returns a function that replays it.
-
-    ``run`` must not synchronise with the host.
-    """
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            run()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    torch.cuda.synchronize(device)
-    graph = torch.cuda.CUDAGraph()
-    # thread_local: calls of other threads, such as NCCL's watchdog, do not break the capture.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        run()
-    return graph.replay
-
-
 class _Captured:
     def __init__(self, step: StepFunction, state: WorldState, act: Tensor) -> None:
         self.step, self.state, self.act = step, state.clone(), act.clone()
@@ -465,10 +445,3 @@ class _Captured:
         after = dataclasses.replace(self.state, frame=frame)
         self.newest = weakref.ref(after)
         return after
-
-
-def copy_in(buffer: Tensor, value: Tensor) -> Tensor:
-    """Copy ``value`` into ``buffer``, unless they share memory; returns the buffer."""
-    if buffer.data_ptr() != value.data_ptr():
-        buffer.copy_(value)
-    return buffer

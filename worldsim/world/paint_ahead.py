@@ -16,8 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
@@ -26,7 +25,6 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from worldsim.camera import move
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.gaps import close_gaps, close_mask
 from worldsim.memory.painted import integrate_painted
@@ -37,6 +35,7 @@ from worldsim.protocols import GraphPainter, Painter, PaintInputs, identity_of
 from worldsim.runtime.json_config import check_ranges, to_json
 from worldsim.runtime.ranges import Count, NotNegative, Share
 from worldsim.state import Frame, MemoryView, WorldState, map_tensors
+from worldsim.world.survey import GraphedSurveyor, Surveyor
 
 NEVER = -(10**6)
 """Value of :attr:`worldsim.state.WorldState.looked` before the first look ahead."""
@@ -44,8 +43,6 @@ NEVER_AGAIN = 2**62
 """Its value in environments that are not painted ahead: the padding of a batch."""
 SURFACE = 0.15
 """Largest relative difference of the inverse depths of one surface."""
-CLEARANCE = 0.6
-"""The camera ahead moves at most this share of the known depth in the middle of the view."""
 
 
 class Takes(StrEnum):
@@ -68,8 +65,11 @@ class PaintAheadConfig:
     distance: NotNegative = 3.0
     """Metres from the camera to the camera ahead. One step in Freedoom is about one metre."""
     coverage: Share = 0.8
-    """A place ahead is painted if the memory covers less than this share of one of its views. Gaps
-    between the splats of a surface count as covered."""
+    """A place ahead is painted if the memory covers less than this share of one of its views."""
+    gaps: Share = 1.0
+    """How much a pixel in a gap between the splats of a surface counts as covered. 1: as a known
+    pixel. 0: as a hole, so that walls near the camera, of which splats show only a part, are
+    painted again from near."""
     takes: Takes = Takes.NOTHING
     """What the memory takes from dreamed frames: ``all``, ``known`` or ``nothing``. Blur of dreamed
     frames then never comes back through the memory: FD 164 with ``nothing``, 221 with ``known``
@@ -78,6 +78,9 @@ class PaintAheadConfig:
     """Views at the camera ahead: straight on, and to both sides in turn."""
     turn: Annotated[float, Ge(1), Le(180)] = 50.0
     """Degrees from one of these views to the next."""
+    whole: bool = True
+    """Whether all views of a place are painted if one of them is covered too little. Otherwise
+    those views alone are painted, which takes less time."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -172,9 +175,18 @@ class PaintAhead:
                 f"{painter.spec.views}: give fewer views."
             )
         self.memory = memory
+        c = self.config
+        self.survey = Surveyor(
+            memory, painter.spec, c.distance, c.coverage, c.gaps, c.views, c.turn, {}
+        )
+        self._graphed: GraphedSurveyor | None = None
 
     def use_graphs(self, graphs: bool) -> None:
-        """Set whether a :class:`worldsim.protocols.GraphPainter` runs as CUDA graphs."""
+        """Set whether looks, and a :class:`worldsim.protocols.GraphPainter`, run as CUDA graphs.
+
+        graphs: has no effect for a world on a CPU.
+        """
+        self._graphed = GraphedSurveyor(self.survey) if graphs else None
         can = graphs and isinstance(self.painter, GraphPainter)
         self._running = self.painter.with_graphs() if can else self.painter  # type: ignore[attr-defined]
 
@@ -204,19 +216,46 @@ class PaintAhead:
         # Of the whole state, looks need little, and what a batch does as one is not copied.
         every = len(index) == len(state)
         at = state if every else _few(state, index)
-        poses = self.cameras(at)
-        views = [self._render(at.memory, poses[:, i]) for i in range(self.config.views)]
-        covered = torch.stack([close_mask(view.mask).float().mean((1, 2)) for view in views])
-        needy = (covered.amin(0) < self.config.coverage).nonzero()[:, 0]
-        if not len(needy):
+        # Parts of a batch have many sizes, each of which would need a graph.
+        graphed = self._graphed if every and index.is_cuda else None
+        found = (graphed or self.survey)(at.memory, at.frame)
+        # One copy to the host decides everything that follows.
+        needed = found.needed.cpu()
+        rows = needed.any(1).nonzero()[:, 0]
+        if not len(rows):
             return Look(index, at.step)
-        few = at if len(needy) == len(at) else _few(at, needy)
-        view = _by_place([map_tensors(lambda x: x[needy], view) for view in views])
-        inputs = PaintInputs(view, poses[needy], few.seed, few.step)
-        return Look(index, at.step, index[needy], self._paint(few.memory, inputs))
+        if self.config.whole:
+            needed = torch.ones_like(needed)
+        needy = rows.to(index.device)
+        few = at if len(rows) == len(at) else _few(at, needy)
+        view = map_tensors(lambda x: x[needy], found.view)
+        memory = self._paint_needed(few, view, found.pose[needy], needed[rows])
+        return Look(index, at.step, index[needy], memory)
 
-    def _render(self, memory: Points, pose: Tensor) -> MemoryView:
-        return self.memory.render(memory, self.painter.spec.cameras(pose.contiguous()))
+    def _paint_needed(
+        self, state: WorldState, view: MemoryView, pose: Tensor, needed: Tensor
+    ) -> Points:
+        """Return the memories with the views painted that are needed.
+
+        view, pose: (b, n, ...), at the cameras ahead.
+        needed: (b, n) bool on the CPU, at least one for each place.
+        """
+        counts, device = needed.sum(1), pose.device
+        parts, order = [], []
+        # Places with as many needed views are painted in one call.
+        for count in counts.unique().tolist():
+            rows = (counts == count).nonzero()[:, 0]
+            which = needed[rows].nonzero()[:, 1].view(-1, count).to(device)
+            order.append(rows.to(device))
+            some = state if len(rows) == len(state) else _few(state, order[-1])
+            at = (order[-1][:, None], which)
+            shown = map_tensors(lambda x, at=at: x[at].flatten(0, 1), view)
+            inputs = PaintInputs(shown, pose[at], some.seed, some.step)
+            parts.append(self._paint(some.memory, inputs))
+        if len(parts) == 1:
+            return parts[0]
+        back = torch.cat(order).argsort()
+        return map_tensors(lambda *x: torch.cat(x)[back], parts[0], *parts[1:])
 
     def _paint(self, data: Points, inputs: PaintInputs) -> Points:
         """Return the memories of a batch with their places painted."""
@@ -224,33 +263,11 @@ class PaintAhead:
         n = inputs.pose.shape[1]
         for i in range(n):
             frame = map_tensors(lambda x, i=i: x[i::n].contiguous(), frames)
-            at = self.painter.spec.cameras(inputs.pose[:, i].contiguous())
+            at = self.survey.camera(inputs.pose[:, i])
             # Views overlap: what one view has painted is known to the next.
             kept = contradicts(self.memory.render(data, at), frame)
             data = integrate_painted(self.memory, data, frame, at, inputs.step, kept)
         return data
-
-    def cameras(self, state: WorldState) -> Tensor:
-        """Return the cameras ahead of each environment, (b, views, 4, 4) camera-to-world."""
-        pose, config = state.frame.pose, self.config
-        depth = state.frame.depth
-        assert pose is not None
-        assert depth is not None
-        h, w = depth.shape[-2:]
-        # Rows around the horizon, so that floors do not count as obstacles.
-        middle = depth[:, 3 * h // 8 : h // 2 + 1, 3 * w // 8 : 5 * w // 8 + 1]
-        free = CLEARANCE * middle.flatten(1).median(1).values.double().clamp(max=1e3)
-        motion = pose.new_zeros(len(pose), config.views, 6)
-        motion[:, :, 2] = free.clamp(max=config.distance).to(motion.dtype)[:, None]
-        for i in range(config.views):
-            side = (i + 1) // 2 * (1 if i % 2 else -1)
-            motion[:, i, 4] = math.radians(side * config.turn)
-        return move(pose[:, None].expand(-1, config.views, 4, 4), motion)
-
-
-def _by_place(views: Sequence[MemoryView]) -> MemoryView:
-    """Return n views (b, ...) as one (b * n, ...), place by place."""
-    return map_tensors(lambda *parts: torch.stack(parts, 1).flatten(0, 1), views[0], *views[1:])
 
 
 def _few(state: WorldState, index: Tensor) -> WorldState:

@@ -10,7 +10,7 @@ from worldsim.app.fit.probe import Probe
 from worldsim.data.dataset import DatasetInfo
 from worldsim.data.record import RecordConfig
 from worldsim.evaluation.agreement import AgreementConfig
-from worldsim.evaluation.evaluate import EvaluateConfig
+from worldsim.evaluation.config import EvaluateConfig
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Count, Positive
 from worldsim.runtime.types import JsonObject

@@ -1,4 +1,4 @@
-"""A batch of dreams on a cluster of two nodes. Run by tests/cluster/test_cluster.py."""
+"""A batch of dreams on a cluster of two nodes. Run by tests/runtime/test_cluster.py."""
 
 from __future__ import annotations
 

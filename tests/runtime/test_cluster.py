@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+CASES = Path(__file__).parent / "cluster_cases"
 ALONE = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 
 
@@ -31,8 +31,8 @@ def test_cases(name: str) -> None:
         pytest.skip("needs unshare and ip, and a system that allows them")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     cases = subprocess.run(
-        [*ALONE, *command, str(HERE / f"cases_{name}.py")],
-        cwd=HERE.parents[1],
+        [*ALONE, *command, str(CASES / f"cases_{name}.py")],
+        cwd=CASES.parents[2],
         env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

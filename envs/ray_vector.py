@@ -72,8 +72,8 @@ class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
             snapshot_every = whole("snapshot_every", snapshot_every, 1, 2**31, "steps")
         if settings.get("output", "numpy") != "numpy":
             raise InvalidInputError("RayVectorEnv gives NumPy arrays: leave out output")
-        self._left = ExitStack()
-        ray = self._left.enter_context(connected(cluster))
+        self._connection = _Connection(cluster)
+        ray = self._connection.ray
         resources = {"num_cpus": num_cpus, "num_gpus": num_gpus}
         settings = {**settings, "render_mode": render_mode}
         hosts = [Host(ray, settings, resources) for _ in range(workers)]
@@ -198,17 +198,17 @@ class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
         copies = host.get(host.begin(self._number, "fork", local, n, randomness))
         futures = object.__new__(RayVectorEnv)
         gym.vector.VectorEnv.__init__(futures)
-        futures.num_envs, futures._left = n, ExitStack()
+        futures.num_envs, futures._connection = n, self._connection.shared()
         changes = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
         futures._begin(self._hosts[:n], self._snapshot_every, self.render_mode, changes)
         futures.restore(copies)
         return futures
 
     def close_extras(self, **kwargs: Any) -> None:
-        """End the processes, unless forks still use them, and the connection."""
+        """End the processes and the connection, unless others of the same fork use them."""
         for host in self._hosts:
             host.close(self._number)
-        self._left.close()
+        self._connection.close()
 
     def _all(self, method: str, arguments: Iterable[tuple[Any, ...]] | None = None) -> list[Any]:
         """Call a method of all processes at once; returns the results in order."""
@@ -262,6 +262,28 @@ class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
     def _join_infos(self, infos: Sequence[Info]) -> Info:
         sizes = [len(rows) for rows in self._rows]
         return join_infos(infos, sizes)
+
+
+class _Connection:
+    """A connection to a cluster, which ends with the last environment that uses it.
+
+    address: see :func:`worldsim.runtime.cluster.connected`.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._left, self._users = ExitStack(), 1
+        self.ray = self._left.enter_context(connected(address))
+
+    def shared(self) -> _Connection:
+        """Count one more user."""
+        self._users += 1
+        return self
+
+    def close(self) -> None:
+        """Count one user less."""
+        self._users -= 1
+        if self._users == 0:
+            self._left.close()
 
 
 def join_infos(infos: Sequence[Info], sizes: Sequence[int]) -> Info:

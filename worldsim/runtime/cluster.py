@@ -74,7 +74,9 @@ def connected(address: str) -> Iterator[Any]:
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), CONNECT_S).close()
         ray.init(
-            address=None if address == LOCAL else address,
+            address=address,
+            # Nothing outside this machine reaches what is started here.
+            _node_ip_address="127.0.0.1" if address == LOCAL else None,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

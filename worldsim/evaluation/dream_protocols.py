@@ -45,8 +45,10 @@ def measure_dreams(config: EvaluateConfig, world: World) -> JsonObject:
             small = area_average(rgb.flatten(0, 1), SIZE, SIZE)
             return encode(encoder, small).cpu().unflatten(0, rgb.shape[:2])
 
-        features = tuple(
-            encoded(rgb) for rgb in (found.rgb, test.rgb[:, after:], walks.rgb[count:, after:])
+        features = (
+            encoded(found.rgb),
+            encoded(test.rgb[:, after:]),
+            encoded(walks.rgb[count:, after:]),
         )
     results = dreams.compute(
         found, test, features, world.spec.window, config.bootstrap, config.seed

@@ -650,10 +650,10 @@ class Trainer:
         """
         out, model = self.config.out, self.accelerator.unwrap_model(self.loss_module)
         found = read_checkpoint(out)
-        carried = self._read_carried() if found is None else None
-        if found is None and carried is None:
+        stored = found or self._read_carried()
+        if stored is None:
             return False
-        folder, meta, tensors = found or carried
+        folder, meta, tensors = stored
         try:
             self._check_resumable(meta, frozenset() if found else self.may_change_carried)
             if found:

@@ -83,7 +83,8 @@ def test_skrl_wraps(freedoom: World, batched: bool) -> None:
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False)
+    # One of its own, whatever else runs here.
+    ray.init("local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1")
     yield ray
     ray.shutdown()
 

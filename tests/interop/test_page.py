@@ -16,6 +16,8 @@ NEEDS = {
     "stable_baselines3": "stable_baselines3",
     "torchrl": "torchrl",
     "ray": "ray",
+    # RLlib comes with Ray, and does not start without it.
+    "rllib": "pandas",
     "tianshou": "tianshou",
     "skrl": "skrl",
     "minari": "minari",

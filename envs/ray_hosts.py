@@ -9,7 +9,7 @@ bit on a machine with the same kind of processor or GPU and the same versions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import EngineError
+from worldsim.runtime.cluster import result_of
 from worldsim.runtime.types import Array, Batch, Info
 from worldsim.state import concatenate
-from worldsim.world.rows import fork_state
+from worldsim.world import World
 from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
 from worldsim.world.world import bucket
 
@@ -77,12 +78,13 @@ class Batches:
 
     def look(self, number: int) -> tuple[Batch, Info]:
         """Return the newest frames of a batch, as a reset of none of its environments would."""
-        return np.stack(_frames(self._envs[number])), {}
+        env = self._envs[number]
+        frames = env.state.frame.rgb[: env.num_envs].permute(0, 2, 3, 1)
+        return np.ascontiguousarray(frames.cpu().numpy()), {}
 
     def render(self, number: int) -> tuple[NDArray[np.uint8], ...] | None:
         """Return the newest frames of a batch."""
-        env = self._envs[number]
-        return None if env.render_mode is None else _frames(env)
+        return self._envs[number].render()
 
     def snapshot(self, number: int) -> Snapshot:
         """Return a snapshot of a batch on the CPU, without rows of padding."""
@@ -93,38 +95,19 @@ class Batches:
     def restore(self, number: int, snapshot: Snapshot) -> None:
         """Restore a snapshot, which has no rows of padding."""
         env = self._envs[number]
-        padded = env.world.pad(snapshot.state.to(env.world.device), bucket(env.num_envs))
-        env.restore(
-            Snapshot(
-                padded,
-                snapshot.elapsed,
-                snapshot.resetting,
-                snapshot.generators,
-                weights=snapshot.weights,
-            )
-        )
+        env.restore(_padded(snapshot, env.world))
 
     def fork(self, number: int, index: int, n: int, randomness: str) -> Snapshot:
         """Return the snapshot of ``n`` futures of one dream of a batch."""
-        env = self._envs[number]
-        copies = fork_state(env.world, env.state, index, n, randomness, env.np_random[index])
-        elapsed = env.snapshot().elapsed[index]
-        return Snapshot(
-            state=copies.to("cpu"),
-            elapsed=np.full(n, elapsed),
-            resetting=np.zeros(n, bool),
-            generators=tuple(np.random.default_rng().bit_generator.state for _ in range(n)),
-            weights=env.world.weights_id,
-        )
+        futures = self._envs[number].fork(index, n, randomness)
+        return part_of(futures.snapshot(), np.arange(n))
 
     def file_of(self, number: int, snapshot: Snapshot) -> bytes:
         """Return the content of a file with a snapshot of any number of environments."""
         world = self._envs[number].world
-        count = len(snapshot.elapsed)
-        padded = world.pad(snapshot.state.to(world.device), bucket(count))
-        whole = Snapshot(padded, snapshot.elapsed, snapshot.resetting, snapshot.generators)
         with TemporaryDirectory() as folder:
-            return save_snapshot(whole, world, Path(folder) / "snapshot").read_bytes()
+            path = Path(folder) / "snapshot"
+            return save_snapshot(_padded(snapshot, world), world, path).read_bytes()
 
     def read_file(self, number: int, content: bytes) -> Snapshot:
         """Return the snapshot in a file's content, without rows of padding."""
@@ -139,30 +122,31 @@ class Batches:
         self._envs.pop(number, None)
 
 
-def _frames(env: WorldVectorEnv) -> tuple[NDArray[np.uint8], ...]:
-    frames = env.state.frame.rgb[: env.num_envs].permute(0, 2, 3, 1).cpu().numpy()
-    return tuple(frames.copy())
+def _padded(snapshot: Snapshot, world: World) -> Snapshot:
+    """Return a snapshot on the world's device, with rows of padding up to a batch bucket."""
+    state = snapshot.state.to(world.device)
+    return replace(snapshot, state=world.pad(state, bucket(len(state))))
 
 
 def part_of(snapshot: Snapshot, rows: Array) -> Snapshot:
     """Return some environments of a snapshot, on the CPU."""
-    return Snapshot(
+    return replace(
+        snapshot,
         state=snapshot.state.select(torch.from_numpy(rows)).to("cpu"),
         elapsed=snapshot.elapsed[rows],
         resetting=snapshot.resetting[rows],
         generators=tuple(snapshot.generators[i] for i in rows),
-        weights=snapshot.weights,
     )
 
 
 def join(parts: list[Snapshot]) -> Snapshot:
     """Return one snapshot of the environments of all ``parts``, in order."""
-    return Snapshot(
+    return replace(
+        parts[0],
         state=concatenate([one.state for one in parts]),
         elapsed=np.concatenate([one.elapsed for one in parts]),
         resetting=np.concatenate([one.resetting for one in parts]),
         generators=tuple(state for one in parts for state in one.generators),
-        weights=parts[0].weights,
     )
 
 
@@ -211,10 +195,8 @@ class Host:
         errors = self._ray.exceptions
         for _ in range(TRIES):
             try:
-                result = self._ray.get(reference)
+                result = result_of(self._ray, reference)
                 break
-            except errors.RayTaskError as error:
-                raise (error.cause or error) from None
             except (errors.RayActorError, errors.ObjectLostError) as error:
                 lost: Exception = error
                 self.losses += 1

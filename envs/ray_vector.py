@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from worldsim.envs.dream_common import check_actions, check_mask, list_seeds
 from worldsim.envs.ray_hosts import Host, join, part_of
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.arguments import whole
@@ -108,28 +109,27 @@ class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
     ) -> tuple[Batch, Info]:
         """Begin new dreams, as :meth:`WorldVectorEnv.reset` does; ``reset_mask`` included."""
         options = check_options(options)
-        mask = options.pop("reset_mask", None)
-        if mask is not None:
-            mask = _as_mask(mask, self.num_envs)
+        all_of_them = "reset_mask" not in options
+        mask = check_mask(options.pop("reset_mask", None), self.num_envs)
         seeds = self._seeds(seed)
-        chosen = [rows if mask is None or mask[rows].any() else None for rows in self._rows]
-        given = [
-            {**options, **({} if mask is None else {"reset_mask": mask[rows]})}
-            for rows in self._rows
-        ]
-        begun = [
-            host.begin(self._number, "reset", [seeds[i] for i in rows], one)
-            if picked is not None
-            else host.begin(self._number, "look")
-            for host, rows, picked, one in zip(self._hosts, self._rows, chosen, given, strict=True)
-        ]
+        begun = []
+        for host, rows in zip(self._hosts, self._rows, strict=True):
+            own = [seeds[i] for i in rows]
+            if all_of_them:
+                begun.append(host.begin(self._number, "reset", own, options))
+            elif mask[rows].any():
+                part = {**options, "reset_mask": mask[rows]}
+                begun.append(host.begin(self._number, "reset", own, part))
+            else:
+                begun.append(host.begin(self._number, "look"))
         results = [host.get(one) for host, one in zip(self._hosts, begun, strict=True)]
         frames, infos = zip(*results, strict=True)
         return np.concatenate(frames), self._join_infos(infos)
 
     def step(self, actions: Batch) -> tuple[Batch, Batch, Batch, Batch, Info]:
         """Step every environment by one frame."""
-        actions = self._check(actions)
+        # Bad ones must not reach some of the processes only.
+        actions = check_actions(actions, self.single_action_space, self.num_envs).cpu().numpy()
         results = self._all("step", [(actions[rows],) for rows in self._rows])
         self._steps += 1
         if self._snapshot_every is not None and self._steps % self._snapshot_every == 0:
@@ -219,38 +219,12 @@ class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
         ]
         return [host.get(one) for host, one in zip(self._hosts, begun, strict=True)]
 
-    def _check(self, actions: Batch) -> Array:
-        """Return actions as an array; bad ones must not reach some of the processes only."""
-        found, space = np.asarray(actions), self.single_action_space
-        if isinstance(space, gym.spaces.Discrete):
-            fits = found.shape == (self.num_envs,) and np.issubdtype(found.dtype, np.integer)
-            inside = fits and bool(((found >= 0) & (found < space.n)).all())
-        else:
-            assert isinstance(space, gym.spaces.Box)
-            fits = found.shape == (self.num_envs, *space.shape) and found.dtype.kind in "iuf"
-            found = found.astype(np.float32) if fits else found
-            inside = fits and bool(((found >= space.low) & (found <= space.high)).all())
-        if not inside:
-            raise InvalidInputError(
-                f"actions of shape {found.shape}, {found.ravel()[:16].tolist()}, are not "
-                f"{self.num_envs} actions of {space}"
-            )
-        return found
-
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         """Return one seed for each environment; None goes on with the one that it had.
 
         What was never seeded receives a seed here: its process could not draw it again.
         """
-        if isinstance(seed, (int, np.integer)):
-            seeds: list[int | None] = [int(seed) + i for i in range(self.num_envs)]
-        else:
-            seeds = [None] * self.num_envs if seed is None else list(seed)
-        if len(seeds) != self.num_envs:
-            raise InvalidInputError(
-                f"a list of seeds needs one for each of the {self.num_envs} environments, got "
-                f"{len(seeds)}"
-            )
+        seeds = list_seeds(seed, self.num_envs)
         drawn = np.random.default_rng().integers(SEEDS, size=self.num_envs)
         chosen = [
             int(fresh) if given is None and not known else given
@@ -312,12 +286,3 @@ def join_infos(infos: Sequence[Info], sizes: Sequence[int]) -> Info:
 def _nothing(size: int, like: Array) -> Array:
     filler = None if like.dtype == object else 0
     return np.full((size, *like.shape[1:]), filler, like.dtype)
-
-
-def _as_mask(mask: object, count: int) -> Array:
-    found = np.asarray(mask)
-    if found.shape != (count,) or found.dtype != np.bool_ or not found.any():
-        raise InvalidInputError(
-            f"reset_mask must be a bool array of shape ({count},) with a True in it, got {mask!r}"
-        )
-    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,17 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.envs.dream_common import Adapters, check_uncertainty_limit, load_world
+from worldsim.envs.dream_common import (
+    Adapters,
+    check_actions,
+    check_mask,
+    check_uncertainty_limit,
+    list_seeds,
+    load_world,
+)
 from worldsim.errors import InvalidInputError
 from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import Painter, Scene
-from worldsim.runtime.arguments import shown, whole
 from worldsim.runtime.keyboard import rates
 from worldsim.runtime.old_names import old_arguments
 from worldsim.runtime.options import check_options
@@ -194,8 +199,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
         Other options are as for the single environment, the same for every environment.
         """
         options = check_options(options)
-        mask = self._reset_mask(options.pop("reset_mask", None))
-        seeds = self._seeds(seed)
+        mask = check_mask(options.pop("reset_mask", None), self.num_envs)
+        seeds = list_seeds(seed, self.num_envs)
         for i in np.flatnonzero(mask):
             if seeds[i] is not None:
                 self._generators[i] = seeding.np_random(seeds[i])
@@ -365,78 +370,12 @@ class WorldVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
             entry = self._generators[index] = seeding.np_random()
         return entry
 
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
-        if seed is None:
-            return [None] * self.num_envs
-        if isinstance(seed, (int, np.integer)):
-            return [whole("seed", seed, 0, math.inf) + i for i in range(self.num_envs)]
-        try:
-            seeds = list(seed)
-        except TypeError:
-            raise InvalidInputError(
-                f"seed = {shown(seed)}: give a whole number, or a list with one for each "
-                f"environment"
-            ) from None
-        if len(seeds) != self.num_envs:
-            raise InvalidInputError(
-                f"a list of seeds needs one for each of the {self.num_envs} environments, got "
-                f"{len(seeds)}"
-            )
-        return [
-            None if s is None else whole(f"seed[{i}]", s, 0, math.inf) for i, s in enumerate(seeds)
-        ]
-
-    def _reset_mask(self, mask: object) -> Array:
-        if mask is None:
-            return np.ones(self.num_envs, bool)
-        if isinstance(mask, Tensor):
-            mask = mask.cpu().numpy()
-        if (
-            not isinstance(mask, np.ndarray)
-            or mask.shape != (self.num_envs,)
-            or mask.dtype != np.bool_
-            or not mask.any()
-        ):
-            raise InvalidInputError(
-                f"reset_mask must be a bool array of shape ({self.num_envs},) with a True in it, "
-                f"got {mask!r}"
-            )
-        return mask.copy()
-
     def _check(self, actions: Batch) -> Tensor:
         """Actions as a tensor on the world's device, padded to the batch bucket."""
-        space = self.single_action_space
-        try:
-            act = actions if isinstance(actions, Tensor) else torch.as_tensor(np.asarray(actions))
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InvalidInputError(
-                f"{type(actions).__name__} is no array of {self.num_envs} actions ({error})"
-            ) from None
-        # Where they are: a GPU need not be waited for to look at what comes from the host.
-        device = act.device
-        if isinstance(space, gym.spaces.Discrete):
-            fits = act.shape == (self.num_envs,) and not (
-                act.is_floating_point() or act.is_complex() or act.dtype == torch.bool
-            )
-            inside = fits and bool(((act >= 0) & (act < int(space.n))).all())
-            kind = torch.int64
-        else:
-            assert isinstance(space, gym.spaces.Box)
-            low, high = (torch.from_numpy(bound).to(device) for bound in (space.low, space.high))
-            fits = act.shape == (self.num_envs, *space.shape) and not act.is_complex()
-            kind = torch.float32
-            # As for a single environment: numbers are cast first, then checked.
-            act = act.to(kind) if fits else act
-            inside = fits and bool(((act >= low) & (act <= high)).all())
-        if not inside:
-            shown = act.flatten()[:16].tolist()
-            raise InvalidInputError(
-                f"actions of shape {tuple(act.shape)}, {shown}, are not {self.num_envs} actions "
-                f"of {space}"
-            )
+        act = check_actions(actions, self.single_action_space, self.num_envs)
         # Copies of the first environment act like it: dynamics may compute equal rows once.
         padding = act[:1].expand(bucket(self.num_envs) - self.num_envs, *act.shape[1:])
-        return torch.cat([act, padding]).to(self.world.device, kind)
+        return torch.cat([act, padding]).to(self.world.device)
 
     def _frames(self) -> Batch:
         return self._emit(self.state.frame.rgb[: self.num_envs].permute(0, 2, 3, 1), copied=True)

@@ -466,10 +466,6 @@ class EpisodeDataset(Sequence[Episode]):
     def _infos_of(self, index: int) -> list[JsonObject]:
         return self._open_shard(index).episodes
 
-    def release(self, index: int) -> None:
-        """Forget shard ``index``, so that the memory that its map takes can be freed."""
-        self._open.pop(index, None)
-
     def _open_shard(self, index: int) -> Shard:
         """Return shard ``index`` with its small tensors checked."""
         if index not in self._open:

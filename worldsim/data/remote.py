@@ -113,8 +113,8 @@ def put_shard(place: Place, index: int, episodes: Sequence[Episode]) -> ShardInf
 class RemoteDataset(EpisodeDataset):
     """A dataset at a URL, with the shards in use in a temporary folder.
 
-    Opening it reads the index alone. While one shard is used, the next one is fetched;
-    :meth:`release` removes the local copy of a shard. Damaged shards raise when they are used.
+    Opening it reads the index alone. While one shard is used, the next one is fetched, and copies
+    of all but the last few are removed. Damaged shards raise when they are used.
 
     url: such as ``s3://bucket/folder``, see :class:`worldsim.runtime.remote.RemoteFolder`.
 
@@ -155,14 +155,14 @@ class RemoteDataset(EpisodeDataset):
         if index + 1 < len(self.shards):
             self._fetch(index + 1)
         for oldest in [i for i in self._fetching if i not in (index, index + 1)][:-KEPT]:
-            self.release(oldest)
+            self._drop(oldest)
         shard = super().load_shard(index)
         self._infos[index] = shard.episodes
         return shard
 
-    def release(self, index: int) -> None:
+    def _drop(self, index: int) -> None:
         """Forget a shard and remove its local copy. Memory maps in use stay readable."""
-        super().release(index)
+        self._open.pop(index, None)
         self._fetching.pop(index, None)
         with contextlib.suppress(FileNotFoundError):
             (self.path / self.shards[index].file).unlink()

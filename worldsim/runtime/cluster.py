@@ -14,7 +14,6 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from worldsim.errors import NotFoundError, WorldsimError
@@ -92,6 +91,14 @@ def connected(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
+def result_of(ray: Any, reference: Any) -> Any:
+    """Return the result of a remote call; raises what the call raised, as if it were made here."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause or error) from None
+
+
 class ClusterPool(Generic[T]):
     """A pool whose processes are on the machines of a Ray cluster; a context manager.
 
@@ -112,12 +119,7 @@ class ClusterPool(Generic[T]):
         self._ray = self._left.enter_context(connected(self._address))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._left.close()
 
     @property
@@ -132,9 +134,8 @@ class ClusterPool(Generic[T]):
         told: Callable[[], object] = lambda: None,
         died: Callable[[int, str], object] = lambda index, cause: None,
     ) -> Iterator[tuple[int, R]]:
-        """Yield (index, result) of ``function(engine, *task)`` per task, in order of completion.
+        """See :class:`worldsim.runtime.workers.WorkerPool`.
 
-        told: called at intervals while waiting.
         died: not called: Ray repeats the tasks of lost machines by itself.
 
         Raises what ``function`` raises, or WorldsimError for a task whose machine was lost
@@ -161,9 +162,7 @@ class ClusterPool(Generic[T]):
     def _result(self, reference: Any, index: int) -> Any:
         errors = self._ray.exceptions
         try:
-            return self._ray.get(reference)
-        except errors.RayTaskError as error:
-            raise (error.cause or error) from None
+            return result_of(self._ray, reference)
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.RaySystemError) as error:
             raise WorldsimError(
                 f"task {index} was lost with its machine {TRIES} times ({error}). What is finished "

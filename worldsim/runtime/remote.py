@@ -17,12 +17,16 @@ from urllib.request import url2pathname
 
 import fsspec
 
-from worldsim.errors import InvalidInputError, NotFoundError, StorageError
+from worldsim.errors import (
+    InvalidInputError,
+    MissingDependencyError,
+    NotFoundError,
+    StorageError,
+)
 from worldsim.runtime.extras import how_to_install, missing_module
 from worldsim.runtime.files import as_path
 
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://")
-_CHUNK = 2**22
 STORES = ("botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure")
 """Packages of stores' clients, whose errors say why a store refuses."""
 
@@ -71,7 +75,7 @@ class RemoteFolder:
         try:
             self._files, self._root = fsspec.url_to_fs(self.url)
         except ImportError as error:
-            raise InvalidInputError(
+            raise MissingDependencyError(
                 f"{url} cannot be opened ({error}): {how_to_install(missing_module(error))}"
             ) from error
         except ValueError as error:
@@ -108,11 +112,8 @@ class RemoteFolder:
 
     def sha256(self, name: str) -> str:
         """Return the SHA-256 of a file, hexadecimal; reads all of it."""
-        total = hashlib.sha256()
         with self._errors(name), self._files.open(self._path(name), "rb") as file:
-            while chunk := file.read(_CHUNK):
-                total.update(chunk)
-        return total.hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def upload(self, path: Path) -> None:
         """Write a local file into the folder, under its own name; replaces an older one."""

@@ -373,7 +373,6 @@ class Trainer:
                 self.tally.add(arrays)
                 self.frames += shard.frames
                 self.taken.add(file)
-                dataset.release(index)
             if (
                 len(dataset)
                 and dataset.place not in self.warned

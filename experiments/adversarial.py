@@ -33,13 +33,12 @@ import tyro
 from torch import Tensor
 
 import worldsim.envs  # noqa: F401
-from worldsim.camera import Camera
 from worldsim.evaluation import return_trips as returns
 from worldsim.evaluation.benchmark_set import TestSet, TestSetConfig, record_test_set, stack
+from worldsim.evaluation.dreams import NEXT, SPANS, Dreams, dream, join
 from worldsim.evaluation.encoder import encode, load_encoder
 from worldsim.evaluation.figures import SEEN_FRAME_SHARE
 from worldsim.evaluation.frechet import frechet_distance
-from worldsim.evaluation.measure import start_walks, warp
 from worldsim.evaluation.metrics import gradient, moved_frames, psnr
 from worldsim.evaluation.trip_recording import TripConfig, Trips, stack_trips
 from worldsim.io.pictures import contact_sheet, save_picture
@@ -47,7 +46,6 @@ from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.files import is_file, save_tensors
 from worldsim.runtime.json_config import read_json, write_json
 from worldsim.runtime.types import JsonObject
-from worldsim.state import Frame
 from worldsim.training.checkpoint import read_checkpoint
 from worldsim.training.distil import ADVERSARY
 from worldsim.training.sharding import part_of
@@ -58,15 +56,6 @@ HERE = Path(__file__).parent
 ENV = "worldsim/FreedoomReal-v0"
 WINDOW = 8
 """Dreamed frames before this one attend to true frames."""
-NEXT = 24
-"""Next frames are measured on so many of the last true ones."""
-SPANS = {
-    "1-12": (0, 12),
-    "13-24": (12, 24),
-    "25-36": (24, 36),
-    "37-48": (36, 48),
-    "49-96": (48, 96),
-}
 PAINTED = (
     "--painted.every", "2", "--painted.coverage", "0.8", "--painted.ahead", "2", "12",
     "--painted.level", "0.3", "0.6", "--painted.num-inference-steps", "8",
@@ -206,69 +195,6 @@ def ship(config: Config) -> None:
         save_tensors(part_of(found[2], f"{ADVERSARY}heads."), config.out / "heads.safetensors")
 
 
-def steady(now: Frame, before: Frame, test: TestSet) -> tuple[Tensor, Tensor]:
-    """The mean of a frame and its warped predecessor (b, 3, h, w), and their difference (b,)."""
-    assert before.inverse_depth is not None and now.pose is not None and before.pose is not None
-    warped = warp(
-        before.rgb, before.inverse_depth, test.camera(before.pose), test.camera(now.pose)
-    ).float()
-    return (now.rgb.float() + warped) / 2, (now.rgb.float() - warped).abs().mean((1, 2, 3))
-
-
-@dataclass
-class Dreams:
-    """Frames of one world. Sums over pixels are (e, t, 2): known and unknown ones."""
-
-    rgb: Tensor
-    mine: Tensor
-    true: Tensor
-    pixels: Tensor
-    steady: Tensor
-    flicker: Tensor
-    next_psnr: Tensor
-    next_sharp: Tensor
-
-
-@torch.no_grad()
-def dream(world: World, test: TestSet) -> Dreams:
-    """Dream the walks of ``test`` at the true poses."""
-    history, memory = test.config.history, world.memory
-    state = start_walks(world, test)
-    psnrs, sharps = [], []
-    for t in range(1, history):
-        if t >= history - NEXT:
-            frame = world.step(state.clone(), test.act[:, t - 1], pose=test.pose[:, t])[1].frame
-            psnrs.append(psnr(frame.rgb, test.rgb[:, t]))
-            pair = [gradient(x).mean((1, 2)) for x in (frame.rgb, test.rgb[:, t])]
-            sharps.append(torch.stack(pair, 1))
-        state = world.observe(state, test.act[:, t - 1], test.frame(t))
-    names = ("rgb", "mine", "true", "pixels", "steady", "flicker")
-    columns: dict[str, list[Tensor]] = {name: [] for name in names}
-    last, true_last = test.frame(history - 1), test.frame(history - 1)
-    for t in range(history, history + test.config.horizon):
-        camera: Camera = test.camera(test.pose[:, t])
-        known = memory.render(state.memory, camera).mask[:, 1:-1, 1:-1]
-        state, transition = world.step(state, test.act[:, t - 1], pose=test.pose[:, t])
-        frame, truth = transition.frame, test.frame(t)
-        kinds = torch.stack([known, ~known], 1).float()
-        mine, true = ((gradient(x)[:, None] * kinds).sum((2, 3)) for x in (frame.rgb, truth.rgb))
-        steadied = [steady(a, b, test) for a, b in ((frame, last), (truth, true_last))]
-        columns["rgb"].append(frame.rgb.cpu())
-        columns["mine"].append(mine.cpu())
-        columns["true"].append(true.cpu())
-        columns["pixels"].append(kinds.sum((2, 3)).cpu())
-        columns["steady"].append(
-            torch.stack([gradient(x).mean((1, 2)) for x, _ in steadied], 1).cpu()
-        )
-        columns["flicker"].append(torch.stack([x for _, x in steadied], 1).cpu())
-        last, true_last = frame, truth
-    return Dreams(
-        **{name: torch.stack(values, 1) for name, values in columns.items()},
-        next_psnr=torch.stack(psnrs, 1).cpu(),
-        next_sharp=torch.stack(sharps, 1).cpu(),
-    )
-
-
 def ratio(mine: Tensor, true: Tensor) -> float | None:
     """Ratio of sums; None for nothing."""
     return round(float(mine.sum() / true.sum()), 4) if float(true.sum()) > 0 else None
@@ -289,7 +215,7 @@ def figures(dreams: Dreams, test: TestSet, features: dict[str, Tensor]) -> JsonO
     next_moved = moved[:, history - 1 - NEXT : history - 1]
     found: JsonObject = {
         "next_frame_psnr": round(float(dreams.next_psnr[next_moved].mean()), 3),
-        "next_frame_sharpness": ratio(dreams.next_sharp[..., 0], dreams.next_sharp[..., 1]),
+        "next_frame_sharpness": ratio(*dreams.next_sharpness.unbind(-1)),
         "seen_psnr": round(float(of_dreams[seen].mean()), 3) if seen.any() else None,
         "novelty": ratio(returns.changed_share(dreams.rgb), returns.changed_share(true)),
         "spans": {},
@@ -306,7 +232,7 @@ def figures(dreams: Dreams, test: TestSet, features: dict[str, Tensor]) -> JsonO
             "unknown": ratio(mine[..., 1], twin[..., 1]),
             "known_share": ratio(pixels[..., 0], pixels),
             "steady": ratio(dreams.steady[:, part, 0], dreams.steady[:, part, 1]),
-            "warping_error": ratio(dreams.flicker[:, part, 0], dreams.flicker[:, part, 1]),
+            "warping_error": ratio(*dreams.error[:, part].unbind(-1)),
         }
     for name, (start, stop) in (("25-48", (24, 48)), ("49-96", (48, 96))):
         if test.config.horizon >= stop:
@@ -377,9 +303,7 @@ class Measurement:
                 dream(world, walks.part(i, min(i + c.batch, c.walks), self.device))
                 for i in range(0, c.walks, c.batch)
             ]
-            dreams = Dreams(
-                **{k: torch.cat([getattr(p, k) for p in parts]) for k in Dreams.__annotations__}
-            )
+            dreams = join(parts)
             rows[name[-24:]] = dreams.rgb
             results[name] = figures(dreams, test, {"dreamed": features(dreams.rgb), "other": other})
             write_json(self.file, self.told)

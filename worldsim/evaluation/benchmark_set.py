@@ -85,8 +85,17 @@ class TestSetConfig:
         return self.history // 2 - 1, self.history - 1
 
 
+class StoredArrays:
+    """A dataclass of arrays and the name of a map, as they are stored."""
+
+    def arrays(self) -> dict[str, Array]:
+        """Return the arrays by name, in a fixed order."""
+        names = [f.name for f in dataclasses.fields(self) if f.name != "map"]  # type: ignore[arg-type]
+        return {name: getattr(self, name) for name in names}
+
+
 @dataclass(frozen=True)
-class TestEpisode:
+class TestEpisode(StoredArrays):
     """One walk of t frames, as NumPy arrays; ``act[i]`` leads from frame i to frame i + 1.
 
     rgb: (t, 3, h, w) uint8.
@@ -115,10 +124,6 @@ class TestEpisode:
     fork_own: Array
     covered: Array
     map: str = ""
-
-    def arrays(self) -> dict[str, Array]:
-        """The arrays by name, in a fixed order."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "map"}
 
 
 @dataclass(frozen=True, kw_only=True)

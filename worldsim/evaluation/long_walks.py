@@ -26,6 +26,7 @@ from worldsim.evaluation.benchmark_set import (
     POLICY,
     TEST_SPLIT,
     RecordedWalks,
+    StoredArrays,
     one_thread,
     require_geometry,
 )
@@ -99,7 +100,7 @@ class LongWalkConfig:
 
 
 @dataclass(frozen=True)
-class LongWalk:
+class LongWalk(StoredArrays):
     """A start of t frames and two walks from it, as NumPy arrays.
 
     ``act[i]`` leads from frame i to frame i + 1.
@@ -122,10 +123,6 @@ class LongWalk:
     first: Array
     second: Array
     map: str = ""
-
-    def arrays(self) -> dict[str, Array]:
-        """Return the arrays by name, in a fixed order."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "map"}
 
 
 class Watch:

@@ -122,6 +122,8 @@ def test_what_cannot_be_adapted_is_refused(
         train(settings(rooms, tmp_path, base, adapter=64))
     with pytest.raises(InvalidInputError, match="needs another outcome than"):
         train(settings(rooms, tmp_path, base, head_input="frames"))
+    with pytest.raises(InvalidInputError, match="--carry-megabytes 8 carries all weights"):
+        train(settings(rooms, tmp_path, base, carry_megabytes=8.0))
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingDependencyError, match=r"pip install '.\[adapter\]'"):
         train(settings(rooms, tmp_path, base))

@@ -24,6 +24,7 @@ from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.pretrained.adapter import VideoAdapter
 from worldsim.pretrained.lora import (
     ACTION_INPUT,
+    MOTION,
     action_numbers,
     time_dim,
     time_module,
@@ -248,7 +249,7 @@ def _action_input(denoiser: nn.Module, config: LoraConfig) -> nn.Parameter | Non
         return None
     device = next(denoiser.parameters()).device
     module = time_module(denoiser)
-    return nn.Parameter(torch.zeros(time_dim(module), width + 6, device=device))
+    return nn.Parameter(torch.zeros(time_dim(module), width + MOTION, device=device))
 
 
 def _add_action(

@@ -51,8 +51,9 @@ _LOSS_NAMES = {"network": "dynamics", "ego_motion": "ego_motion", "outcome": "ou
 class AdapterTrainer(Trainer):
     """Trains an adapter of the world ``config.init_from``; see :class:`Trainer`.
 
-    Raises InvalidInputError without a world, for frames of another size than the world's, and for a
-    rank that takes more than 5% of the world's parameters; MissingDependencyError without peft.
+    Raises InvalidInputError without a world, for a run that is carried over, for frames of another
+    size than the world's, and for a rank that takes more than 5% of the world's parameters;
+    MissingDependencyError without peft.
     """
 
     result = ADAPTER
@@ -61,6 +62,11 @@ class AdapterTrainer(Trainer):
         if config.adapter < 1 or config.init_from is None:
             raise InvalidInputError(
                 f"--adapter {config.adapter} adapts a world: name it with --init-from"
+            )
+        if config.carry_megabytes is not None:
+            raise InvalidInputError(
+                f"--carry-megabytes {config.carry_megabytes:g} carries all weights to another "
+                f"machine: leave it out with --adapter, and copy the folder of the training"
             )
         self._base = World.from_pretrained(config.init_from, device="cpu")
         super().__init__(config, painter)

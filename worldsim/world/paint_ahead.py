@@ -177,7 +177,7 @@ class PaintAhead:
         self.memory = memory
         c = self.config
         self.survey = Surveyor(
-            memory, painter.spec, c.distance, c.coverage, c.gaps, c.views, c.turn, {}
+            memory, painter.spec, c.distance, c.coverage, c.gaps, c.views, c.turn
         )
         self._graphed: GraphedSurveyor | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ class Surveyor:
     gaps: float
     views: int
     turn: float
-    lens: dict[torch.device, Tensor]
+    lens: dict[torch.device, Tensor] = field(default_factory=dict)
 
     def __call__(self, data: Points, frame: Frame) -> Survey:
         """Look ahead of the cameras of ``frame`` (b, ...) in the memories ``data``."""

@@ -228,8 +228,8 @@ FEELINGS = (
     "futuristic, alien, fancy, simple, plain, rich, poor, foggy, misty, smoky, dusty, sandy, "
     "snowy, icy, stormy, deep, steep, flat"
 )
-"""Words that are understood but ask for nothing that a painter has an attribute for. They are
-reported with the result."""
+"""Like COLOURS, QUALITIES and THINGS, these are understood but ask for nothing that a painter has
+an attribute for. They are reported with the result."""
 STOP_WORDS = (
     "a, an, the, this, that, these, those, it, its, i, me, my, we, our, you, your, of, in, on, at, "
     "by, to, into, from, under, underneath, below, beneath, over, above, near, next, beside, "

@@ -124,7 +124,8 @@ def main() -> None:
         threading.Thread(target=watch, daemon=True).start()
         await server.serve()
 
-    asyncio.run(serve())
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(serve())
     steps = arguments.clients * arguments.steps
     print(f"{1e3 * (times[1] - times[0]) / steps:.3f} ms of CPU time per step, {steps} steps")
 

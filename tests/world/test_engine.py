@@ -333,3 +333,19 @@ def test_bytes() -> None:
         "whole": False,
         "widen": False,
     }
+
+
+def test_worlds_of_the_same_weights_share_what_an_engine_runs(tiny_world: World) -> None:
+    """Worlds of other temperatures take no memory of their own, until the weights change."""
+
+    engine = EngineConfig(precision="bfloat16")
+    with torch.no_grad():
+        weight = tiny_world.network.out.weight
+        kept = weight.clone()
+        first = tiny_world.with_dynamics(temperature=0.5).with_engine(engine)
+        shared = first.dynamics.network
+        second = tiny_world.with_dynamics(temperature=0.8).with_engine(engine)
+        assert shared is second.dynamics.network and shared is not tiny_world.network
+        weight.add_(1.0)
+        assert tiny_world.with_engine(engine).dynamics.network is not shared
+        weight.copy_(kept)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import os
 import warnings
 import weakref
@@ -53,6 +54,10 @@ Options = dict[str, str | int | bool | Callable[..., object]]
 StepFunction = Callable[[WorldState, Tensor], tuple[WorldState, Transition]]
 """Advances states by one action; :class:`worldsim.world.step.Step` is one."""
 _told: set[str] = set()
+_prepared: weakref.WeakKeyDictionary[
+    nn.Module, weakref.WeakValueDictionary[tuple[object, ...], nn.Module]
+] = weakref.WeakKeyDictionary()
+"""Copies of networks that engines run, by network, setting and state of the weights."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +125,24 @@ def cpu_has_bfloat16() -> bool:
 
 
 def prepare_network(network: Network, config: EngineConfig) -> Network:
-    """Return a copy of the network for a setting; the network itself for the plain setting."""
+    """Return a copy of the network for a setting; the network itself for the plain setting.
+
+    Worlds of the same weights, such as those of several temperatures, share one copy as long as one
+    of them lives and the weights stay as they are.
+    """
     if config.precision == "float32" and not (config.compile or config.widen):
         return network
+    tensors = itertools.chain(network.parameters(), network.buffers())
+    weights = tuple((x.data_ptr(), 0 if x.is_inference() else x._version) for x in tensors)
+    key = config.precision, config.widen, bool(config.compile), weights
+    copies = _prepared.setdefault(network, weakref.WeakValueDictionary())
+    found = copies.get(key)
+    if found is None:
+        found = copies[key] = _prepare(network, config)
+    return found  # type: ignore[return-value]
+
+
+def _prepare(network: Network, config: EngineConfig) -> Network:
     twin = copy.deepcopy(network)
     if usable(next(twin.parameters())):
         for module in twin.modules():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
@@ -113,6 +114,7 @@ class ClusterPool(Generic[T]):
         self, address: str, make: Callable[[], T], timeout_s: float = ENGINE_TIMEOUT_S
     ) -> None:
         self._address, self._make, self._timeout_s = address, make, timeout_s
+        self._key = secrets.token_hex(8)
         self._left = contextlib.ExitStack()
 
     def __enter__(self) -> ClusterPool[T]:
@@ -145,7 +147,7 @@ class ClusterPool(Generic[T]):
         remote = ray.remote(num_cpus=1, max_retries=TRIES - 1)(_play)
         make = ray.put(self._make)
         waiting = {
-            remote.remote(make, self._timeout_s, function, task): index
+            remote.remote(self._key, make, self._timeout_s, function, task): index
             for index, task in enumerate(tasks)
         }
         try:
@@ -172,19 +174,23 @@ class ClusterPool(Generic[T]):
 
 # On the cluster's machines.
 
-_workers: list[tuple[object, float, Worker[Any]]] = []
-"""The engine's process that belongs to this process of Ray."""
+_workers: list[tuple[str, Worker[Any]]] = []
+"""The engine's process that belongs to this process of Ray, and its pool's key."""
 
 
 def _play(
+    key: str,
     make: Callable[[], Closes],
     timeout_s: float,
     function: Callable[[Engine[Any]], R],
     task: tuple[object, ...],
 ) -> R:
-    """Run a task in the engine's process; starts it for the first task."""
-    if _workers and _workers[0][:2] != (make, timeout_s):
-        _workers.pop()[2].close()
+    """Run a task in the engine's process; starts it for the first task of a pool.
+
+    key: of the pool. ``make`` arrives as another object, equal to none before, with every task.
+    """
+    if _workers and _workers[0][0] != key:
+        _workers.pop()[1].close()
     if not _workers:
-        _workers.append((make, timeout_s, Worker(make, timeout_s)))
-    return _workers[0][2].call(function, *task)
+        _workers.append((key, Worker(make, timeout_s)))
+    return _workers[0][1].call(function, *task)

@@ -1,0 +1,92 @@
+"""Ray nodes on this machine, in a network of their own, for the experiments on clusters."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+
+ALONE = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+"""Runs a command where it reaches nothing but itself."""
+INSIDE = "WORLDSIM_CLUSTER_ALONE"
+STORE_BYTES = 400 * 2**20
+"""Shared memory of one node."""
+
+
+def enter_own_network() -> None:
+    """Run this script again in a network namespace of its own, unless it already is in one.
+
+    Ray then listens where nothing outside this process tree can connect. Without ``unshare`` or
+    ``ip`` the script goes on as it is.
+    """
+    if os.environ.get(INSIDE) or not (shutil.which("unshare") and shutil.which("ip")):
+        return
+    os.environ |= {INSIDE: "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    module = sys.modules["__main__"].__spec__
+    script = ["-m", module.name] if module is not None else [sys.argv[0]]
+    os.execvp(ALONE[0], [*ALONE, sys.executable, *script, *sys.argv[1:]])
+
+
+@contextlib.contextmanager
+def nodes(cpus: tuple[int, ...]) -> Iterator[Any]:
+    """Context with a cluster of one node per entry, with so many CPUs each; the first is its head.
+
+    Yields ``ray.cluster_utils.Cluster``. Its processes have the priority of this one: by default
+    Ray gives them a lower one (niceness 15), which on a machine with other work measures that work.
+    """
+    os.environ["RAY_worker_niceness"] = "0"
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": cpus[0], "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for count in cpus[1:]:
+            cluster.add_node(num_cpus=count, object_store_memory=STORE_BYTES)
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def rays() -> list[psutil.Process]:
+    """Return the processes of the cluster's nodes: all children of this one but its own pools'."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            command = " ".join(process.cmdline()[:3])
+            if "ray" in command and "spawn_main" not in command:
+                found.append(process)
+    return found
+
+
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    """Return the CPU time that the processes have taken so far, in seconds."""
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            used = process.cpu_times()
+            total += used.user + used.system
+    return total
+
+
+def machine() -> dict[str, Any]:
+    """Return what figures of this machine must say."""
+    import ray
+    import torch
+
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
+        model = next((x.split(":")[1].strip() for x in lines if "model name" in x), model)
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "ray": ray.__version__,
+        "load_average": [round(x, 2) for x in os.getloadavg()],
+    }

@@ -149,9 +149,7 @@ class PlainProcesses:
             self._processes.append(process)
 
     def reset(self, seed: int) -> np.ndarray:
-        each = self._num_envs = [
-            pipe.send(("count", None)) or pipe.recv() for pipe in self._pipes
-        ]
+        each = self._num_envs = [pipe.send(("count", None)) or pipe.recv() for pipe in self._pipes]
         seeds = np.split(seed + np.arange(sum(each)), np.cumsum(each)[:-1])
         return self._ask("reset", [list(map(int, own)) for own in seeds])
 

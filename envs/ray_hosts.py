@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import EngineError
-from worldsim.runtime.cluster import result_of
+from worldsim.runtime.cluster_connection import result_of
 from worldsim.runtime.types import Array, Batch, Info
 from worldsim.state import concatenate
 from worldsim.world import World

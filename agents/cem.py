@@ -33,6 +33,7 @@ from worldsim.planning.planner import (
     draw_choices,
     plan_in_dream,
 )
+from worldsim.runtime.cluster_connection import with_cluster_value
 from worldsim.runtime.types import Env
 
 
@@ -238,6 +239,9 @@ def run(args: Args) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    import sys
+
     import tyro
 
-    print(json.dumps(run(tyro.cli(Args, description=__doc__)), indent=2))
+    given = with_cluster_value(sys.argv[1:])
+    print(json.dumps(run(tyro.cli(Args, args=given, description=__doc__)), indent=2))

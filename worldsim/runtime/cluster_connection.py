@@ -6,10 +6,11 @@ Addresses, room, and versions are checked here, so that messages say what to cha
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -84,9 +85,27 @@ def using(address: str | None) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if address is None else connected(address)
 
 
+def with_cluster_value(arguments: Sequence[str]) -> list[str]:
+    """Return command-line arguments in which a ``--cluster`` without a value has ``auto``.
+
+    What follows is its value if it is an address, and an argument of the command otherwise.
+    """
+    completed = []
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue="-"):
+        completed.append(argument)
+        if argument == "--cluster" and not is_address(following) and "://" not in following:
+            completed.append(AUTO)
+    return completed
+
+
+def is_address(text: str) -> bool:
+    """Return whether ``text`` is ``auto``, ``local`` or ``host:port``."""
+    return text in (AUTO, LOCAL) or bool(_ADDRESS.fullmatch(text))
+
+
 def check_address(address: str) -> None:
     """Raise InvalidInputError unless ``address`` is ``auto``, ``local`` or ``host:port``."""
-    if address in (AUTO, LOCAL) or _ADDRESS.fullmatch(address):
+    if is_address(address):
         return
     hint = (
         ": Ray's client is not supported, run the command on a machine of the cluster"

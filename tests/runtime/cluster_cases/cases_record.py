@@ -14,7 +14,7 @@ import pytest
 from worldsim.data.play import RecordConfig
 from worldsim.data.record import record
 from worldsim.data.remote import RemoteDataset, open_dataset
-from worldsim.errors import DamagedFileError, NotFoundError
+from worldsim.errors import DamagedFileError, MissingDependencyError, NotFoundError
 from worldsim.runtime.files import sha256_of
 from worldsim.runtime.remote import RemoteFolder
 
@@ -100,6 +100,14 @@ def test_a_node_is_killed(cluster: Any, local: dict[str, str], tmp_path: Path) -
     killer.join()
     assert checksums(out) == local
     assert not [name for name in os.listdir(out) if name.startswith(".")]
+
+
+def test_other_versions(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found before anything is recorded."""
+    monkeypatch.setattr("worldsim.runtime.cluster.versions_here", lambda: {"numpy": "0.1"})
+    with pytest.raises(MissingDependencyError, match=r"machine .* has numpy .* instead of 0\.1"):
+        record(settings(tmp_path / "none", cluster=cluster.address))
+    assert not (tmp_path / "none").exists()
 
 
 def test_no_cluster() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from worldsim.app import cli
-from worldsim.errors import InvalidInputError, MissingDependencyError
+from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from worldsim.runtime.cluster_connection import (
     check_address,
     connected,
@@ -55,6 +56,20 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         pass
     assert cli.main(["record", "worldsim/TinyRoom-v0", "--out", "unused", "--cluster"]) == 2
     assert "--cluster needs Ray" in capsys.readouterr().err
+
+
+def test_a_cluster_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's file of the present cluster is stale: Ray itself would ask there for minutes."""
+    pytest.importorskip("ray", reason="needs the extra cluster")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+    with pytest.raises(NotFoundError, match=r"runs on this machine .*ray start --head"):
+        connected("auto").__enter__()
+    monkeypatch.setenv("RAY_ADDRESS", "localhost:1")
+    with pytest.raises(NotFoundError, match=r"ray start --head"):
+        connected("auto").__enter__()
 
 
 class Machines:

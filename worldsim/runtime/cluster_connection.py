@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from worldsim.errors import (
@@ -32,6 +34,9 @@ CONNECT_S = 10.0
 """Seconds that the head of a cluster may take to answer."""
 PACKAGES = (DISTRIBUTION, "torch", "numpy")
 """Packages whose versions must be the same on all machines. Ray compares its own and Python's."""
+_CURRENT = "ray/ray_current_cluster"
+"""File in the folder for temporary files in which Ray keeps the address of this machine's
+cluster."""
 _ADDRESS = re.compile(r"[^\s/:]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 
 
@@ -55,9 +60,10 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
         return
     try:
-        if address not in (AUTO, LOCAL):
+        known = _current_address() if address == AUTO else address
+        if _ADDRESS.fullmatch(known):
             # Ray itself asks for many minutes.
-            host, _, port = address.rpartition(":")
+            host, _, port = known.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
         ray.init(
             address=address,
@@ -78,6 +84,19 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _current_address() -> str:
+    """Return the address of the cluster that Ray would use, empty if it has to look for one.
+
+    The file stays behind if a cluster does not end in order.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        return os.environ["RAY_ADDRESS"]
+    try:
+        return (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / _CURRENT).read_text().strip()
+    except OSError:
+        return ""
 
 
 def using(address: str | None) -> contextlib.AbstractContextManager[Any]:

@@ -77,6 +77,11 @@ class EvaluateConfig:
     engine_timeout_s: Positive = ENGINE_TIMEOUT_S
     """Time limit in seconds of one call of the real twin. After it, the engine is killed and the
     walk recorded again. Has no effect in this process."""
+    cluster: str | None = None
+    """Compute on the machines of a Ray cluster (extra ``cluster``): ``auto``, as if no value is
+    given, for the one that RAY_ADDRESS names or that runs on this machine, ``host:port`` of its
+    head, or ``local`` to start one here. Walks to record and batches of dreams are spread.
+    Results are those of one machine with the same ``batch`` and ``threads``."""
     batch: Batch = 32
     """Walks to dream at once; smaller batches need less memory."""
     bootstrap: Count = 2000

@@ -364,7 +364,7 @@ PAINTER = (
         "its FD {new.inpaint_fd:.0f}",
     ),
     (
-        "- over `freedoom-tiny` turning round",
+        "- over `freedoom-tiny` (third network) turning round",
         "≤ 1/3",
         "new.over_world",
         3,

@@ -1,8 +1,9 @@
-"""What parts of the design are worth: one training each without them, at equal minutes.
+"""What parts of the design are worth: one training each without them, at equal minutes or steps.
 
     worldsim record worldsim/FreedoomReal-v0 --out data --frames 200000 --episode-steps 160 \\
         --reset-options split train
     python experiments/ablations.py --data data --out out/ablations --minutes 3
+    python experiments/ablations.py --data data --out out/ablations --minutes None --steps 700
 
 All arms start from random weights, with the same seed, data and settings:
 
@@ -246,7 +247,8 @@ def row(arm: str, found: JsonObject) -> str:
     def cell(key: str) -> str:
         group, _, part = key.partition(".")
         value = dreams.get(group)
-        value = value.get(part) if part and value else value
+        if isinstance(value, dict):
+            value = value.get(part)  # FD needs more walks than a toy run has.
         ci = dreams["ci95"].get(key)
         between = "" if ci is None else f" [{ci[0]:.2f}, {ci[1]:.2f}]"
         return "-" if value is None else f"{value:.2f}{between}"

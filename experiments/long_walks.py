@@ -7,7 +7,6 @@ Each writes a JSON file and a picture of its curves.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.camera import code_to_channel
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.benchmark_set import ATTEMPTS, POLICY, TEST_SPLIT
-from worldsim.evaluation.metrics import sharpness
-from worldsim.evaluation.return_trips import NOVELTY_STEPS, changed_share
+from worldsim.evaluation.long_walks import NAMES, Watch
 from worldsim.io.pictures import save_picture
 from worldsim.memory import PointMemory
 from worldsim.runtime.json_config import to_json, write_json
@@ -36,7 +33,6 @@ from worldsim.world.image_env import make_env
 from worldsim.world.scene_files import load_scene, scene_names
 
 Array = NDArray[Any]
-Rows = dict[str, list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -91,49 +87,26 @@ class Config:
         return self.seed * 1_000_003 + index
 
 
-class Watch:
-    """The figures of walks as they go on: one value a walk and step of each, by name."""
+class NamedWatch:
+    """The statistics of ``worldsim evaluate --protocol long-walks`` by name, and further ones."""
 
     def __init__(self) -> None:
-        self.rows: Rows = {}
-        self._last: deque[Tensor] = deque(maxlen=NOVELTY_STEPS + 1)
-        self._start: Tensor | None = None
+        self.watch = Watch()
+        self.further: dict[str, list[Tensor]] = {}
 
-    def see(self, frame: Frame, **further: Tensor) -> None:
-        """Take in a frame (b) with further figures, each (b,)."""
-        assert frame.pose is not None and frame.inverse_depth is not None
-        position = frame.pose[:, :3, 3]
-        self._start = position if self._start is None else self._start
-        self._last.append(frame.rgb)
-        rgb = frame.rgb.float() / 255.0
-        high, low = rgb.amax(1), rgb.amin(1)
-        figures = {"sharpness": sharpness(frame.rgb)}
-        for i, colour in enumerate(("red", "green", "blue")):
-            figures[f"{colour} mean"], figures[f"{colour} deviation"] = (
-                rgb[:, i].mean((1, 2)),
-                rgb[:, i].std((1, 2)),
-            )
-        figures["saturation"] = ((high - low) / high.clamp(min=1.0 / 255.0)).mean((1, 2))
-        full = len(self._last) > NOVELTY_STEPS
-        unknown = torch.full_like(high[:, 0, 0], torch.nan)
-        figures["changed in 12 steps"] = (
-            changed_share(torch.stack(list(self._last), 1))[:, -1] if full else unknown
-        )
-        figures["nearness (depth channel)"] = code_to_channel(frame.inverse_depth).mean((1, 2))
-        figures["metres from start"] = (position - self._start).norm(dim=1)
-        for name, values in {**figures, **further}.items():
-            self.rows.setdefault(name, []).append(values.float().cpu())
+    def see(self, frame: Frame, coverage: Tensor, used: Tensor, **further: Tensor) -> None:
+        """Add a frame (b, ...) with its figures, each (b,)."""
+        self.watch.see(frame, coverage, used)
+        for name, values in further.items():
+            self.further.setdefault(name, []).append(values.double().cpu())
 
     def stretches(self, length: int) -> dict[str, Array]:
-        """Means over whole stretches by name, each (walks, stretches); nan where nothing is
-        known."""
-        found = {}
-        for name, rows in self.rows.items():
+        """Return means over whole stretches by name, (walks, stretches) each; NaN where unknown."""
+        found = dict(zip(NAMES, np.moveaxis(self.watch.stretches(length), -1, 0), strict=True))
+        for name, rows in self.further.items():
             values = torch.stack(rows, 1)
             whole = values.shape[1] // length * length
-            found[name] = (
-                values[:, :whole].unflatten(1, (-1, length)).nanmean(2).numpy().astype(np.float64)
-            )
+            found[name] = values[:, :whole].unflatten(1, (-1, length)).nanmean(2).numpy()
         return found
 
 
@@ -173,7 +146,7 @@ def dream_walks(world: World, config: Config) -> tuple[dict[str, Array], dict[st
     policies = [make_policy(POLICY, world.action_space) for _ in seeds]
     for policy, seed in zip(policies, seeds, strict=True):
         policy.reset(seed)
-    state, watch, wrong = world.initial(scenes, seeds), Watch(), {}
+    state, watch, wrong = world.initial(scenes, seeds), NamedWatch(), {}
     heard: list[tuple[Tensor, Tensor]] = []
     # The step keeps quiet about rewards and terminations that were never recorded; the head itself
     # does not.
@@ -182,13 +155,8 @@ def dream_walks(world: World, config: Config) -> tuple[dict[str, Array], dict[st
         act = torch.tensor(np.array([policy.act(None) for policy in policies]), device=world.device)
         state, transition = world.step(state, act)
         (reward, logit), used = heard.pop(), world.memory.statistics(state.memory)["used"]
-        further = {
-            "memory coverage": transition.coverage,
-            "memory used": used,
-            "reward head": reward,
-            "termination logit": logit,
-        }
-        watch.see(transition.frame, **further)
+        further = {"reward head": reward.flatten(), "termination logit": logit.flatten()}
+        watch.see(transition.frame, transition.coverage, used, **further)
         bad = not_finite(state) | {
             k: 1 for k, v in further.items() if not bool(torch.isfinite(v).all())
         }
@@ -227,9 +195,9 @@ def real_walks(world: World, config: Config) -> tuple[dict[str, Array], dict[str
 
 def real_walk(
     world: World, env: Any, policy: Any, config: Config, seed: int
-) -> tuple[Watch | None, str]:
+) -> tuple[NamedWatch | None, str]:
     """A walk, or None if the engine ended it."""
-    memory, watch = world.memory, Watch()
+    memory, watch = world.memory, NamedWatch()
     data = memory.empty(1, world.device)
     obs, info = env.reset(seed=seed, options=dict(TEST_SPLIT))
     name = str(info["map"])
@@ -238,7 +206,7 @@ def real_walk(
         frame, camera = true_frame(obs, info, world.device)
         if step:
             coverage, used = memory.coverage(data, camera), memory.statistics(data)["used"]
-            watch.see(frame, **{"memory coverage": coverage, "memory used": used})
+            watch.see(frame, coverage, used)
         data = memory.integrate(data, frame, camera, torch.tensor([step], device=world.device))
         if step < config.steps:
             obs, _, term, trunc, info = env.step(policy.act(obs))

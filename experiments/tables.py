@@ -246,6 +246,29 @@ def trips(results: Results) -> Rows:
     ]
 
 
+SPANS = ("1-12", "13-24", "25-36", "37-48", "49-96")
+DREAMS = (
+    ("sharpness, dream over twin", "sharpness"),
+    ("- on pixels that the memory knew", "sharpness_known"),
+    ("- on pixels that it did not know", "sharpness_unknown"),
+    ("- of the mean of a frame and its warped predecessor", "sharpness_steady"),
+    ("temporal warping error, dream over twin", "warping_error"),
+    ("PSNR, dB", "psnr"),
+)
+
+
+def dreams() -> Rows:
+    """The protocol ``dreams`` of freedoom-tiny, by spans of dreamed frames, and its distances."""
+    results = experiment("freedoom_tiny/dreams.json")
+    table = [["dreamed frames", *SPANS]] + [
+        [name, *(figure(results, f"{key}.{span}") for span in SPANS)] for name, key in DREAMS
+    ]
+    for name, key in (("FD of frames 25-48; 49-96", "fd"), ("- of real walks", "fd_real")):
+        first, second = (figure(results, f"{key}.{span}", 0) for span in ("25-48", "49-96"))
+        table.append([name, "-", "-", first, "-", second])
+    return table
+
+
 def agents() -> Rows:
     quoted, tics = experiment("quoted.json"), agent("takecover")
     agreement = experiment("takecover/agreement.json")
@@ -341,7 +364,7 @@ PAINTER = (
         "its FD {new.inpaint_fd:.0f}",
     ),
     (
-        "- over `freedoom-tiny` turning round",
+        "- over `freedoom-tiny` (third network) turning round",
         "≤ 1/3",
         "new.over_world",
         3,
@@ -489,6 +512,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "tiny": lambda: walks(card("freedoom-tiny")),
     "tiny_seed1": lambda: walks(experiment("freedoom_tiny/evaluation_seed1.json")),
     "small": small,
+    "tiny_dreams": dreams,
     "tiny_trips": lambda: trips(experiment("freedoom_tiny/return_trips.json")),
     "small_trips": lambda: trips(experiment("freedoom_small/return_trips.json")),
     "agents": agents,

@@ -137,7 +137,7 @@ def demo(config: DemoConfig, world: World | None = None) -> JsonObject:
     make_writable_folder(config.out)
     dream = dream_along(config, world, walk)
     metrics = measure(config, world, walk, dream)
-    save_picture(sheet(config, walk, dream, metrics), config.out / "rollout.png")
+    save_picture(sheet(config, walk, dream), config.out / "rollout.png")
     write_video(video_frames(config, walk, dream), world.config.fps, config.out / "rollout.mp4")
     if points_of(world.memory, dream.state.memory) is not None:
         MemoryHandle.of(world.memory, dream.state).to_ply(config.out / "memory.ply")
@@ -363,7 +363,7 @@ def _stage(config: DemoConfig, t: int) -> str:
     return "turn" if t < config.outward + PAUSE else f"back {t + 1 - config.outward - PAUSE}"
 
 
-def sheet(config: DemoConfig, walk: Walk, dream: DreamedWalk, metrics: JsonObject) -> Array:
+def sheet(config: DemoConfig, walk: Walk, dream: DreamedWalk) -> Array:
     """Return the contact sheet, time from left to right.
 
     Its rows are real twin, dream, memory view and depth.
@@ -382,8 +382,7 @@ def sheet(config: DemoConfig, walk: Walk, dream: DreamedWalk, metrics: JsonObjec
     captions = [f"{_stage(config, t)}: {scores[t]:.1f} dB" for t in times]
     title = [
         f"{config.world} on {walk.map}, a map it was not trained on. After {config.history} true "
-        f"frames, all are dreamed: out, "
-        f"and the same way back ({metrics['steps_per_second']:.0f} steps/s)"
+        f"frames, all are dreamed: out, and the same way back"
     ]
     return contact_sheet(rows, captions, title=title)
 

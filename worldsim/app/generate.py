@@ -189,7 +189,7 @@ def passes_shown(
     def step(*_: object) -> None:
         bar.move_to(100.0 * (done + min(0.99 * own, next(runs) / passes)))
 
-    hook = painter.network.register_forward_hook(step)
+    hook = painter.evaluator.register_forward_hook(step)
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ from worldsim.app.generate import (
     passes_of,
     passes_shown,
     steps_for,
+    with_graphs,
     with_sampling,
 )
 from worldsim.errors import PaintingError
@@ -108,7 +109,7 @@ def journey(config: JourneyRunConfig) -> Path:
         require_replaceable(config.json)
     painter = painter_by_name(config.painter, device=config.device)
     steps = steps_for(config.painter, config.num_inference_steps)
-    painter = with_sampling(painter, steps, config.guidance_scale)
+    painter = with_graphs(with_sampling(painter, steps, config.guidance_scale))
     names = painter.spec.attributes
     words = descriptions_for(config.prompt, painter, config.length)
     validator = None if config.validate else Validator(names=())

@@ -321,7 +321,8 @@ class NetworkPainter:
             clean = torch.where(given[..., None, None, None], clean, redrawn)
         memory, attributes, told = self._conditions(at)
         return paint(
-            self.evaluator,
+            # Previews have batches of their own, each of which would need a graph for a few steps.
+            self.evaluator if stop_after is None else self.network,
             given=clean,
             unknown=torch.stack([~given, ~given | colour_only], -1),
             memory=memory,

@@ -91,6 +91,9 @@ class JourneyConfig:
     """Views around each place."""
     tries: Annotated[int, Ge(1), Le(MOST_TRIES)] = 4
     """Attempts per group of views. Views that pass are kept, the others are painted again."""
+    hopeless: Annotated[int, Ge(1), Le(MOST_TRIES)] = 2
+    """Attempts after which a camera is given up if no view of a group has passed in any of them.
+    Refused cameras then cost half of the time or less."""
     cameras: Annotated[int, Ge(1), Le(MOST_CAMERAS)] = 3
     """Cameras at openings that are tried for a place, as many at the ends of straight ways, and as
     many at openings of earlier places, before the journey ends with an error."""
@@ -470,7 +473,7 @@ class JourneyMaker:
                     kept=[i for i in todo if i in kept],
                 )
             )
-            if len(kept) == len(group):
+            if len(kept) == len(group) or (not kept and attempt + 1 >= self.config.hopeless):
                 break
         if len(kept) < self.config.accept * len(group):
             return None

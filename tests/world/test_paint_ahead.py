@@ -421,7 +421,7 @@ def test_engines_with_graphs_ask_the_painter_for_them(tiny: World, painted: Worl
 def test_bad_settings_are_named(tiny: World) -> None:
     with pytest.raises(InvalidInputError, match="'behind'"):
         gym.make("worldsim/FreedoomDream-v0", world=tiny, paint="behind")
-    with pytest.raises(InvalidInputError, match="with a painter"):
+    with pytest.raises(InvalidInputError, match="nothing alone"):
         gym.make("worldsim/FreedoomDream-v0", world=tiny, painter=random_painter())
     with pytest.raises(InvalidInputError, match="views = 5"):
         tiny.with_painting(random_painter(), PaintAheadConfig(views=5))

@@ -60,7 +60,7 @@ def tiny() -> World:
 
 @pytest.fixture(scope="module")
 def painted(tiny: World) -> World:
-    return tiny.with_painting(random_painter(), PaintAheadConfig(every=3))
+    return tiny.with_painting(random_painter(), PaintAheadConfig(every=3, views=3))
 
 
 def walk(env: gym.Env, steps: int) -> list[np.ndarray]:
@@ -151,7 +151,7 @@ def test_all_places_are_painted_in_one_call_and_do_not_affect_each_other(
     painter = random_painter()
     painter.config = PaintConfig(2, places=places)
     counting = CountsCalls(painter)
-    world = tiny.with_painting(counting)
+    world = tiny.with_painting(counting, PaintAheadConfig(views=3))
     assert tiny.folder is not None
     scenes = RecordedScenes(tiny.folder / "scenes", tiny)
     names = [OPEN, scenes.names()[0], scenes.names()[5]]
@@ -267,7 +267,7 @@ def test_views_that_are_covered_are_painted_only_with_the_whole_place(
             return super().paint(inputs)
 
     # At the camera itself, the first view shows what was just observed; the others look aside.
-    settings = PaintAheadConfig(distance=0.0, turn=100.0, coverage=0.5, whole=whole)
+    settings = PaintAheadConfig(distance=0.0, turn=100.0, coverage=0.5, views=3, whole=whole)
     world = tiny_world.with_painting(Noting(make_tiny_painter()), settings)
     assert world.painting is not None
     state = world.initial([load_scene(scenes_folder / "room-6-1")], [4])

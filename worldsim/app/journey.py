@@ -75,6 +75,9 @@ class JourneyRunConfig:
     """Share of a group's views that must pass the validator after the last attempt."""
     repaints: Annotated[int, Ge(0), Le(8)] = 0
     """Further paintings of a place that has no way out. The one with the widest way out is kept."""
+    free_ground: bool = False
+    """Let nothing new stand where the floor was free before: fewer walls, but the backs of pillars
+    go, too."""
     validate: bool = True
     """Judge the views, and paint refused ones again."""
     device: str | None = None
@@ -96,6 +99,7 @@ class JourneyRunConfig:
             nearest=self.nearest,
             furthest=self.furthest,
             repaints=self.repaints,
+            free_ground=self.free_ground,
         )
 
 

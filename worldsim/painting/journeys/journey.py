@@ -128,7 +128,8 @@ class JourneyConfig:
     (:func:`worldsim.memory.strays.stand_alone`, within two pixels); 0 keeps all."""
     free_ground: bool = False
     """Whether nothing new may stand where the floor was free before a place was painted
-    (:mod:`worldsim.painting.journeys.free_ground`)."""
+    (:mod:`worldsim.painting.journeys.free_ground`). Fewer walls, but the backs of pillars go too
+    (docs/experiments/journeys.md)."""
     covered: Share = 0.95
     """A place of whose surroundings the memory knows more than this share is not painted."""
 

@@ -82,10 +82,13 @@ def painting_of(
     """Return the painter and its settings, see :class:`worldsim.envs.world_env.WorldEnv`."""
     if isinstance(paint, str) and paint == AHEAD:
         paint = PaintAheadConfig()
+    if paint is None:
+        raise InvalidInputError(
+            f"a painter paints nothing alone: give paint={AHEAD!r} or a PaintAheadConfig, too"
+        )
     if not isinstance(paint, PaintAheadConfig):
         raise InvalidInputError(
             f"paint must be None, {AHEAD!r} or a PaintAheadConfig, got {paint!r}"
-            + (" with a painter" if paint is None else "")
         )
     if isinstance(painter, Painter):
         return painter, paint

@@ -160,6 +160,15 @@ ARMS: Mapping[str, Arm] = {
     "like_tests_one_scale": Arm({"align": "group"}, steps=12, like_tests=True),
     "no_scales": Arm({"align": "none"}, steps=12),
     "like_tests_no_scales": Arm({"align": "none"}, steps=12, like_tests=True),
+    # Nothing new may stand on ground that was free before.
+    "free_ground": Arm({"free_ground": True}),
+    # Places closer together, which add less that is new.
+    "near": Arm({"nearest": 3.0, "furthest": 6.0}),
+    "near_free": Arm({"nearest": 3.0, "furthest": 6.0, "free_ground": True}),
+    # Places that are known in large part are left as they are.
+    "covered_free": Arm({"covered": 0.85, "free_ground": True}),
+    # Straight on, as the first journeys.
+    "straight_free": Arm({"openings": False, "free_ground": True}),
     # Guided by its attributes where the memory shows something.
     "like_tests_guided": Arm(steps=12, like_tests=True, attribute_guidance_scale=2.0),
 }

@@ -35,6 +35,7 @@ from worldsim.world.paint_ahead import (
     taken_pixels,
 )
 from worldsim.world.scene_files import load_scene
+from worldsim.world.survey import Surveyor
 
 FORWARD = 1
 OPEN = "MAP30-3"
@@ -59,7 +60,7 @@ def tiny() -> World:
 
 @pytest.fixture(scope="module")
 def painted(tiny: World) -> World:
-    return tiny.with_painting(random_painter(), PaintAheadConfig(every=3))
+    return tiny.with_painting(random_painter(), PaintAheadConfig(every=3, views=3))
 
 
 def walk(env: gym.Env, steps: int) -> list[np.ndarray]:
@@ -150,7 +151,7 @@ def test_all_places_are_painted_in_one_call_and_do_not_affect_each_other(
     painter = random_painter()
     painter.config = PaintConfig(2, places=places)
     counting = CountsCalls(painter)
-    world = tiny.with_painting(counting)
+    world = tiny.with_painting(counting, PaintAheadConfig(views=3))
     assert tiny.folder is not None
     scenes = RecordedScenes(tiny.folder / "scenes", tiny)
     names = [OPEN, scenes.names()[0], scenes.names()[5]]
@@ -252,6 +253,45 @@ def test_painting_does_not_confirm_what_was_painted() -> None:
     for _ in range(2):
         data = integrate_painted(memory, data, frame_of(200, 3.0, camera), camera, step, nothing)
     assert int(is_painted(data).sum()) == 64
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_views_that_are_covered_are_painted_only_with_the_whole_place(
+    tiny_world: World, scenes_folder: Path, whole: bool
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Noting(CountsCalls):
+        def paint(self, inputs: PaintInputs) -> Frame:
+            seen.append(inputs.pose)
+            return super().paint(inputs)
+
+    # At the camera itself, the first view shows what was just observed; the others look aside.
+    settings = PaintAheadConfig(distance=0.0, turn=100.0, coverage=0.5, views=3, whole=whole)
+    world = tiny_world.with_painting(Noting(make_tiny_painter()), settings)
+    assert world.painting is not None
+    state = world.initial([load_scene(scenes_folder / "room-6-1")], [4])
+    memory, frame = world.memory, state.frame
+    assert frame.pose is not None
+    camera = Camera(frame.pose, state.intrinsics, 32, 32)
+    data = memory.integrate(memory.empty(1), frame, camera, state.step)
+    found = world.painting.look(dataclasses.replace(state, memory=data))
+    assert found is not None and found.painted is not None
+    views = world.painting.survey.cameras(frame)[0]
+    assert len(seen) == 1 and torch.equal(seen[0][0], views if whole else views[1:])
+
+
+@pytest.mark.fast
+def test_gaps_count_as_covered_as_much_as_is_said() -> None:
+    camera = Camera(torch.eye(4)[None], torch.tensor([[8.0, 8, 4, 4]]), 8, 16)
+    mask = torch.zeros(1, 8, 16, dtype=torch.bool)
+    # Half of the pixels, and the gaps between them up to column 6.
+    mask[..., :8:2] = True
+    view, spec = dataclasses.replace(hole_view(camera), mask=mask), random_painter().spec
+    memory, known, closed = PointMemory(PointMemoryConfig(capacity=64)), 4 / 16, 7 / 16
+    for gaps, covered in ((1.0, closed), (0.5, (known + closed) / 2), (0.0, known)):
+        surveyor = Surveyor(memory, spec, 3.0, 0.8, gaps, 1, 50.0)
+        assert float(surveyor.covered(view)) == pytest.approx(covered)
 
 
 @pytest.mark.fast
@@ -381,7 +421,7 @@ def test_engines_with_graphs_ask_the_painter_for_them(tiny: World, painted: Worl
 def test_bad_settings_are_named(tiny: World) -> None:
     with pytest.raises(InvalidInputError, match="'behind'"):
         gym.make("worldsim/FreedoomDream-v0", world=tiny, paint="behind")
-    with pytest.raises(InvalidInputError, match="with a painter"):
+    with pytest.raises(InvalidInputError, match="nothing alone"):
         gym.make("worldsim/FreedoomDream-v0", world=tiny, painter=random_painter())
     with pytest.raises(InvalidInputError, match="views = 5"):
         tiny.with_painting(random_painter(), PaintAheadConfig(views=5))

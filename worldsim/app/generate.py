@@ -34,7 +34,13 @@ from worldsim.painting.pretrained import painter_by_name
 from worldsim.painting.words.attributes import AttributePrior, open_prior
 from worldsim.painting.words.prompt import parse_prompt
 from worldsim.painting.words.recogniser import AttributeRecogniser, open_recogniser
-from worldsim.protocols import Painter, PromptPainter, SampledPainter, identity_of
+from worldsim.protocols import (
+    GraphPainter,
+    Painter,
+    PromptPainter,
+    SampledPainter,
+    identity_of,
+)
 from worldsim.runtime.files import is_folder, make_writable_folder, require_replaceable, sha256_of
 from worldsim.runtime.json_config import check_ranges, write_json
 from worldsim.runtime.progress import SHARE, Progress, say
@@ -125,6 +131,7 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
         prior = beside(config.painter, open_prior)
         recogniser = beside(config.painter, open_recogniser)
     painter = with_sampling(painter, steps, config.guidance_scale, config.contrast_scale)
+    painter = with_graphs(painter)
     request = request_of(config, painter, prior, recogniser)
     # Before anything is painted: words, attributes and old folders.
     conditions_of(request, painter, np.random.default_rng(0))
@@ -189,11 +196,13 @@ def passes_shown(
     def step(*_: object) -> None:
         bar.move_to(100.0 * (done + min(0.99 * own, next(runs) / passes)))
 
-    hook = painter.network.register_forward_hook(step)
+    runs_in = {painter.network, painter.evaluator}
+    hooks = [module.register_forward_hook(step) for module in runs_in]
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def folder_of(config: GenerateConfig, i: int) -> Path:
@@ -332,3 +341,8 @@ def with_sampling(
     changed = copy.copy(painter)
     changed.config = dataclasses.replace(painter.config, **changes)
     return changed
+
+
+def with_graphs(painter: Painter) -> Painter:
+    """Return the painter, as CUDA graphs if it can run so."""
+    return painter.with_graphs() if isinstance(painter, GraphPainter) else painter

@@ -14,6 +14,7 @@ from worldsim.app.generate import (
     passes_of,
     passes_shown,
     steps_for,
+    with_graphs,
     with_sampling,
 )
 from worldsim.errors import PaintingError
@@ -74,6 +75,9 @@ class JourneyRunConfig:
     """Share of a group's views that must pass the validator after the last attempt."""
     repaints: Annotated[int, Ge(0), Le(8)] = 0
     """Further paintings of a place that has no way out. The one with the widest way out is kept."""
+    free_ground: bool = False
+    """Let nothing new stand where the floor was free before: fewer walls, but the backs of pillars
+    go, too."""
     validate: bool = True
     """Judge the views, and paint refused ones again."""
     device: str | None = None
@@ -95,6 +99,7 @@ class JourneyRunConfig:
             nearest=self.nearest,
             furthest=self.furthest,
             repaints=self.repaints,
+            free_ground=self.free_ground,
         )
 
 
@@ -108,7 +113,7 @@ def journey(config: JourneyRunConfig) -> Path:
         require_replaceable(config.json)
     painter = painter_by_name(config.painter, device=config.device)
     steps = steps_for(config.painter, config.num_inference_steps)
-    painter = with_sampling(painter, steps, config.guidance_scale)
+    painter = with_graphs(with_sampling(painter, steps, config.guidance_scale))
     names = painter.spec.attributes
     words = descriptions_for(config.prompt, painter, config.length)
     validator = None if config.validate else Validator(names=())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -195,7 +196,11 @@ def read_picture(
     if not path.stat().st_size:
         raise DamagedFileError(f"{path} is empty (0 bytes): save or copy the picture again")
     try:
-        with Image.open(path, formats=list(formats)) as image:
+        with warnings.catch_warnings():
+            # The limit below is told as an error.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(path, formats=list(formats))
+        with opened as image:
             if image.width * image.height > MOST_PIXELS:
                 raise DamagedFileError(
                     f"{path} has {image.width}x{image.height} pixels, and at most "

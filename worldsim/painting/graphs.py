@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import fields
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldsim.painting.network import PainterBatch, PainterNetwork
 from worldsim.runtime.cuda_graphs import capture_graph
 from worldsim.state import map_tensors
 
 
-class GraphedNetwork:
+class GraphedNetwork(nn.Module):
     """Evaluates a painter's network on a GPU as CUDA graphs, one for each shape of its inputs.
 
     Autocast to bfloat16 is part of the graphs. Inputs are copied into a graph's buffers, and
@@ -23,19 +23,21 @@ class GraphedNetwork:
     """
 
     def __init__(self, network: PainterNetwork) -> None:
+        super().__init__()
         self.network = network
         self._captured: dict[tuple[torch.Size, ...], _Captured] = {}
 
     def __getstate__(self) -> dict[str, object]:
         # Graphs belong to a process; they are captured again.
-        return {"network": self.network, "_captured": {}}
+        return self.__dict__ | {"_captured": {}}
 
-    def __call__(self, batch: PainterBatch) -> Tensor:
+    def forward(self, batch: PainterBatch) -> Tensor:
         """Return what the network returns. See :meth:`PainterNetwork.forward`."""
         key = tuple(getattr(batch, field.name).shape for field in fields(batch))
         if key not in self._captured:
             self._captured[key] = _Captured(self.network, batch)
-        return self._captured[key](batch)
+        found: Tensor = self._captured[key](batch)
+        return found
 
 
 class _Captured:

@@ -104,6 +104,11 @@ class NetworkPainter:
         """The network's device."""
         return next(self.network.parameters()).device
 
+    @property
+    def evaluator(self) -> torch.nn.Module:
+        """What is called once for each evaluation of the network: the network, or its graphs."""
+        return self._graphs or self.network
+
     @cached_property
     def weights_id(self) -> str:
         """SHA-256 of the weights."""
@@ -150,7 +155,9 @@ class NetworkPainter:
                 f"attributes to paint away from have the shape {tuple(away.shape[1:])}: give one "
                 f"for each of the painter's {len(self.spec.attributes)}."
             )
-        return NetworkPainter(self.network, self.spec, self.config, away)
+        found = NetworkPainter(self.network, self.spec, self.config, away)
+        found._graphs = self._graphs
+        return found
 
     def with_graphs(self) -> NetworkPainter:
         """See :meth:`worldsim.protocols.GraphPainter.with_graphs`."""
@@ -314,7 +321,8 @@ class NetworkPainter:
             clean = torch.where(given[..., None, None, None], clean, redrawn)
         memory, attributes, told = self._conditions(at)
         return paint(
-            self._graphs or self.network,
+            # Previews have batches of their own, each of which would need a graph for a few steps.
+            self.evaluator if stop_after is None else self.network,
             given=clean,
             unknown=torch.stack([~given, ~given | colour_only], -1),
             memory=memory,

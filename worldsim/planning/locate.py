@@ -35,6 +35,19 @@ PLACES_AT_ONCE = 16
 VIEWS_AT_ONCE = 24
 
 
+class OutsideMemoryError(InvalidInputError):
+    """Nothing in a memory looks like a picture.
+
+    nearest: what comes nearest, in words.
+    """
+
+    def __init__(self, nearest: str) -> None:
+        self.nearest = nearest
+        super().__init__(
+            f"the goal's picture is outside of the memory: {nearest}: go on until it has been seen"
+        )
+
+
 @dataclass(frozen=True)
 class LocateConfig:
     """Settings of :func:`locate`."""
@@ -107,11 +120,9 @@ def _located(
     accepted = c.accept * _contrast(half)
     off, share = _compare(known, half, intrinsics, best[None])
     if float(off) > accepted or float(share) < c.least_coverage:
-        raise InvalidInputError(
-            f"the goal's picture is outside of the memory: what comes nearest differs by "
-            f"{float(off):.0f} of 255 (accepted: "
-            f"{accepted:.0f}) over {float(share):.0%} of the view (needed: "
-            f"{c.least_coverage:.0%}): go on until it has been seen"
+        raise OutsideMemoryError(
+            f"what comes nearest differs by {float(off):.0f} of 255 (accepted: {accepted:.0f}) "
+            f"over {float(share):.0%} of the view (needed: {c.least_coverage:.0%})"
         )
     return _poses(best[None])[0]
 

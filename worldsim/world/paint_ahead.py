@@ -74,8 +74,9 @@ class PaintAheadConfig:
     """What the memory takes from dreamed frames: ``all``, ``known`` or ``nothing``. Blur of dreamed
     frames then never comes back through the memory: FD 164 with ``nothing``, 221 with ``known``
     (docs/experiments/painted_memory.md)."""
-    views: Count = 3
-    """Views at the camera ahead: straight on, and to both sides in turn."""
+    views: Count = 1
+    """Views at the camera ahead: straight on, then to both sides in turn. More make dreams a little
+    more like true frames, and cost as many times as much (docs/experiments/painted_memory.md)."""
     turn: Annotated[float, Ge(1), Le(180)] = 50.0
     """Degrees from one of these views to the next."""
     whole: bool = True

@@ -183,7 +183,7 @@ def test_refused_views_end_in_an_error_that_names_the_checks_and_keeps_the_place
     # From the second place on, everything is a wall right before the camera.
     bad = HallPainter(metres=0.15)
     with pytest.raises(PaintingError, match=r"place 1 was refused .*nearest.*1 places before"):
-        made(maker(bad, tries=2, cameras=2), tmp_path)
+        made(maker(bad, tries=6, hopeless=2, cameras=2), tmp_path)
     # Two attempts at two cameras at openings, and at two at the ends of straight ways.
     assert bad.calls == 2 * (2 + 2)
     saved = load_trip(tmp_path, first.painter.spec)

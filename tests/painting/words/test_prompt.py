@@ -98,6 +98,13 @@ def test_everyday_words():
     assert parse("a damp cellar")["water"] == SOME
     assert parse("a damp lake")["water"] == PLAIN
     assert parse("a library with books")["wood"] == PLAIN
+    assert dict(parse("a medium-sized living room")) == {"sky": NONE, "openness": 0.5}
+    assert dict(parse("ruins in a swamp")) == {
+        "stone": PLAIN,
+        "water": PLAIN,
+        "nature": PLAIN,
+        "sky": PLAIN,
+    }
 
 
 @pytest.mark.parametrize(

@@ -257,7 +257,8 @@ class Run:
         say("timing a new place of 8 headings, painted alone")
         alone = self.painter
         if isinstance(alone, NetworkPainter):
-            alone = NetworkPainter(alone.network, alone.spec, replace(alone.config, places=1))
+            config = replace(alone.config, places=1)
+            alone = NetworkPainter(alone.network, alone.spec, config).with_graphs()
         seconds = _fitting(1, lambda: seconds_per_place(alone, places))
         if self.device.type == "cpu":
             rest = seconds * self._work() * self.count

@@ -40,7 +40,17 @@ from worldsim.state import Frame
 
 FORMAT, VERSION = "worldsim-journey", 1
 CARD = "journey.json"
-FREE = ("length", "tries", "cameras", "accept", "nearest", "furthest", "repaints", "way_out")
+FREE = (
+    "length",
+    "tries",
+    "hopeless",
+    "cameras",
+    "accept",
+    "nearest",
+    "furthest",
+    "repaints",
+    "way_out",
+)
 """Settings that may change when a journey resumes; the length only if it does not come back."""
 
 

@@ -25,6 +25,7 @@ from worldsim.memory.painted import captured_from_afar, integrate_painted
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.slots import Points
 from worldsim.memory.strays import hang_alone, in_free_space, stand_alone
+from worldsim.painting.journeys.free_ground import FreeGround
 from worldsim.painting.journeys.openings import Opening, find_openings
 from worldsim.painting.journeys.site import (
     MOST_CAMERAS,
@@ -90,6 +91,9 @@ class JourneyConfig:
     """Views around each place."""
     tries: Annotated[int, Ge(1), Le(MOST_TRIES)] = 4
     """Attempts per group of views. Views that pass are kept, the others are painted again."""
+    hopeless: Annotated[int, Ge(1), Le(MOST_TRIES)] = 2
+    """Attempts after which a camera is given up if no view of a group has passed in any of them.
+    Refused cameras then cost half of the time or less."""
     cameras: Annotated[int, Ge(1), Le(MOST_CAMERAS)] = 3
     """Cameras at openings that are tried for a place, as many at the ends of straight ways, and as
     many at openings of earlier places, before the journey ends with an error."""
@@ -122,6 +126,10 @@ class JourneyConfig:
     neighbours: Annotated[int, Ge(0), Le(64)] = 2
     """After each place, points with fewer others around them leave the memory
     (:func:`worldsim.memory.strays.stand_alone`, within two pixels); 0 keeps all."""
+    free_ground: bool = False
+    """Whether nothing new may stand where the floor was free before a place was painted
+    (:mod:`worldsim.painting.journeys.free_ground`). Fewer walls, but the backs of pillars go too
+    (docs/experiments/journeys.md)."""
     covered: Share = 0.95
     """A place of whose surroundings the memory knows more than this share is not painted."""
 
@@ -356,8 +364,10 @@ class JourneyMaker:
     def _with(self, trip: Trip, stop: Stop, frames: Frame) -> Trip:
         data, seen = trip.memory, painted_views(trip)
         if stop.painted:
+            free = self._free_ground(trip)
             for i, frame in enumerate(split(frames)):
-                data = self._integrate(data, frame, len(trip) * self.config.headings + i, seen)
+                step = len(trip) * self.config.headings + i
+                data = self._integrate(data, frame, step, seen, free)
                 seen.append(frame)
             if self.config.neighbours:
                 focal = self.painter.spec.intrinsics[0]
@@ -365,10 +375,24 @@ class JourneyMaker:
                 data = self.memory.remove(data, alone)
         return Trip((*trip.stops, stop), (*trip.frames, frames), data)
 
-    def _integrate(self, data: Points, frame: Frame, step: int, seen: Sequence[Frame]) -> Points:
+    def _free_ground(self, trip: Trip) -> FreeGround | None:
+        """Return the floor that is free before the next place; None if nothing is known of it."""
+        if not self.config.free_ground or not len(trip):
+            return None
+        return FreeGround.of(trip.memory, trip.pose[0])
+
+    def _integrate(
+        self,
+        data: Points,
+        frame: Frame,
+        step: int,
+        seen: Sequence[Frame],
+        free: FreeGround | None,
+    ) -> Points:
         """Add what the memory did not know as finely yet, but not what hangs in the air.
 
         seen: earlier views of the journey.
+        free: floor on which nothing new may stand.
         """
         assert frame.pose is not None
         camera = self._camera(frame.pose)
@@ -379,6 +403,8 @@ class JourneyMaker:
                 known, frame, self.memory.config.replace_ratio
             )
         left_out = left_out | hang_alone(frame)
+        if free is not None:
+            left_out = left_out | free.carries(frame, camera)
         if seen:
             others: Frame = concatenate(seen)
             assert others.pose is not None
@@ -389,14 +415,14 @@ class JourneyMaker:
         """Return the views of a place (headings, ...), None if they are not accepted."""
         config, data, first = self.config, site.trip.memory, len(site.trip) * self.config.headings
         done: dict[int, Frame] = {}
-        seen = painted_views(site.trip)
+        seen, free = painted_views(site.trip), self._free_ground(site.trip)
         for number, group in enumerate(groups_of(config.headings, self.painter.spec.views)):
             painted = self._paint_group(site, data, group, number, done, log)
             if painted is None:
                 return None
             done |= painted
             for i in group:
-                data = self._integrate(data, painted[i], first + i, seen)
+                data = self._integrate(data, painted[i], first + i, seen, free)
                 seen.append(painted[i])
         frames: Frame = concatenate([done[i] for i in range(config.headings)])
         every = list(range(config.headings))
@@ -448,7 +474,7 @@ class JourneyMaker:
                     kept=[i for i in todo if i in kept],
                 )
             )
-            if len(kept) == len(group):
+            if len(kept) == len(group) or (not kept and attempt + 1 >= self.config.hopeless):
                 break
         if len(kept) < self.config.accept * len(group):
             return None

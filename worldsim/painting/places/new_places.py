@@ -38,7 +38,7 @@ from worldsim.painting.places.place import (
 from worldsim.painting.words.attributes import AttributePrior, CompletionConfig
 from worldsim.painting.words.prompt import parse_prompt
 from worldsim.painting.words.recogniser import AttributeRecogniser
-from worldsim.planning.locate import LocateConfig, locate_points
+from worldsim.planning.locate import LocateConfig, OutsideMemoryError, locate_points
 from worldsim.protocols import (
     ContrastPainter,
     Painter,
@@ -410,8 +410,8 @@ def _paint_unposed(
         for i in left:
             try:
                 pose = _locate(place, pictures.rgb[i])
-            except InvalidInputError as error:
-                reason = str(error)
+            except OutsideMemoryError as error:
+                reason = error.nearest
                 continue
             place = _add_picture(painter, place, pictures.rgb[i], pose, seed, values, told)
             left.remove(i)

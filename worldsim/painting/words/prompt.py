@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from worldsim.errors import InvalidInputError
 from worldsim.painting.words import vocabulary as v
-from worldsim.painting.words.lexicon import Modifier, lexicon, singulars
+from worldsim.painting.words.lexicon import Lexicon, Modifier, lexicon, singulars
 from worldsim.painting.words.vocabulary import NONE, PLAIN, SCALES, Term
 
 LONGEST_PROMPT = 2000
@@ -168,7 +168,7 @@ class _Parser:
         """Return the result or raise InvalidInputError."""
         self._read()
         if self.unknown:
-            raise InvalidInputError(_unknown_message(self.unknown, self.lexicon.known))
+            raise InvalidInputError(_unknown_message(self.unknown, self.lexicon))
         amounts = {name: self._settle(name, asked) for name, asked in self.said.items()}
         if any(amounts.get(name, NONE) >= PLAIN for name in _MATERIALS):
             # A metal base is of metal, not half of what bases are usually made of.
@@ -366,10 +366,23 @@ def _quoted(words: Sequence[str]) -> str:
     return ", ".join(repr(word) for word in words)
 
 
-def _unknown_message(unknown: Sequence[str], known: Sequence[str]) -> str:
+def _nearest(word: str, known: Lexicon) -> list[str]:
+    """Return up to three known words like ``word``.
+
+    Of equally near ones, those that ask for something come first.
+    """
+
+    def rank(other: str) -> tuple[float, bool]:
+        nearness = difflib.SequenceMatcher(None, other, word).ratio()
+        return -round(nearness, 2), other in known.ignored
+
+    return sorted(difflib.get_close_matches(word, known.known, n=8), key=rank)[:3]
+
+
+def _unknown_message(unknown: Sequence[str], known: Lexicon) -> str:
     told = []
     for word in dict.fromkeys(unknown):
-        near = difflib.get_close_matches(word, known, n=3)
+        near = _nearest(word, known)
         told.append(f"{word!r} (near: {', '.join(near)})" if near else f"{word!r}")
     count = "an unknown word" if len(told) == 1 else f"{len(told)} unknown words"
     more = f" and {len(told) - MOST_SHOWN} more" if len(told) > MOST_SHOWN else ""

@@ -50,19 +50,31 @@ def _share(words: str, attribute: str, **hints: float) -> Term:
 STRIKING = ("water", "lava", "slime", "blood", "hot", "flesh", "slimy")
 """Attributes that change the look of a whole place, so that nobody expects them unasked."""
 MATERIALS = (
-    _share("brick, brickwork, bricked", "brick"),
-    _share("stone, stonework, stony, masonry, concrete, cement, stucco", "stone"),
-    _share("rock, rocky, craggy, cliff, boulder, ashen", "rock"),
-    _share("metal, metallic, steel, iron, bronze, silver, girder, pipe, piping", "metal"),
+    _share("brick, brickwork, bricked, brickwall, clay, adobe, terracotta", "brick"),
+    _share(
+        "stone, stonework, stony, masonry, concrete, cement, stucco, plaster, plastered, "
+        "sandstone, limestone, slate, cobblestone, cobbled, flagstone, paved",
+        "stone",
+    ),
+    _share(
+        "rock, rocky, craggy, cliff, cliffside, boulder, ashen, granite, basalt, obsidian, gravel, "
+        "volcanic",
+        "rock",
+    ),
+    _share(
+        "metal, metallic, steel, iron, bronze, silver, copper, brass, tin, aluminium, aluminum, "
+        "chrome, girder, pipe, piping, tube, duct, grate, grating, grille",
+        "metal",
+    ),
     _share(
         "tech, high tech, technical, technology, computer, console, machine, machinery, circuit, "
-        "electronic",
+        "electronic, screen, monitor, terminal, server, sci fi, cyberpunk",
         "tech",
     ),
     _share("panel, panelled, paneled, panelling, paneling, cladding", "panel"),
     _share(
-        "wood, wooden, timber, plank, crate, wood panel, wooden panel, wood panelling, "
-        "wood paneling",
+        "wood, wooden, timber, plank, board, log, rafter, oak, pine, mahogany, bamboo, crate, "
+        "wood panel, wooden panel, wood panelling, wood paneling",
         "wood",
     ),
     _share("marble, marbled", "marble"),
@@ -85,13 +97,23 @@ FLOORS = (
         "nature, natural, grass, grassy, dirt, earth, earthen, mud, muddy, soil, moss, mossy",
         "nature",
     ),
-    _share("garden, meadow, lawn, field, park, forest, jungle", "nature", sky=PLAIN),
+    _share(
+        "garden, meadow, lawn, field, park, forest, jungle, woodland, rainforest, glade, "
+        "clearing, orchard, vineyard, farm, prairie, steppe, savanna, moor, heath",
+        "nature",
+        sky=PLAIN,
+    ),
+    _share("swamp, marsh, bog, wetland", "nature", sky=PLAIN, water=PLAIN),
 )
 """Kinds of floors."""
-WATERS = _share("pool, pond, lake, sea, river, stream, puddle, moat, flooded", "water")
+WATERS = _share(
+    "pool, pond, lake, sea, ocean, lagoon, river, stream, creek, brook, canal, channel, reservoir, "
+    "puddle, moat, flooded, submerged, underwater",
+    "water",
+)
 """Words that ask for water unless another liquid stands beside them, as in "a pool of lava"."""
 MOISTURES = (
-    Term("damp, moist, wet, humid, soggy", hints={"water": SOME}),
+    Term("damp, moist, wet, humid, soggy, dank, leaky, leaking", hints={"water": SOME}),
     Term("dry, arid", hints={"water": NONE}),
 )
 STAIRS = (
@@ -102,12 +124,12 @@ STAIRS = (
 )
 SKIES = (
     _share("sky, open sky", "sky"),
-    _share("outdoors, outdoor, outside, open air, roofless", "sky", openness=LIT),
+    _share("outdoors, outdoor, outside, open air, roofless, exterior", "sky", openness=LIT),
     Term("indoors, indoor, inside, interior", {"sky": NONE}),
     Term("underground", {"sky": NONE}, {"light": DIM}),
 )
 LIT_TERMS = (
-    Term("lit, well lit, illuminated, lighted", {"light": LIT}),
+    Term("lit, well lit, illuminated, lighted, neon, fluorescent", {"light": LIT}),
     Term("light", {"light": LIT}, absent={"light": 0.02}),
 )
 """Words that support another word for light beside them, as in "dim light"."""
@@ -115,36 +137,48 @@ LIGHTS = (
     *LIT_TERMS,
     Term("pitch dark, pitch black, lightless", {"light": 0.02}),
     Term(
-        "dark, darkness, gloomy, gloom, shadowy, shadow, unlit, murky, night, moonlit, poorly lit, "
-        "badly lit",
+        "dark, darkness, gloomy, gloom, shadowy, shadow, unlit, murky, night, midnight, moonlit, "
+        "moonlight, starlit, starlight, poorly lit, badly lit",
         {"light": DARK},
     ),
     Term(
-        "dim, dimly lit, dimly, low light, faint light, little light, dusky, dusk, twilight, "
-        "shady, candlelit, torchlit",
+        "dim, dimly lit, dimly, low light, faint light, little light, half lit, softly lit, dusky, "
+        "dusk, dawn, twilight, evening, sunset, sunrise, shady, candlelit, torchlit",
         {"light": DIM},
     ),
     Term(
-        "bright, brightly lit, brilliant, sunny, sunlit, sunlight, daylight, brightly",
+        "bright, brightly lit, brilliant, sunny, sunlit, sunlight, sunshine, daylight, midday, "
+        "noon, dazzling, blinding, glaring, brightly",
         {"light": BRIGHT},
     ),
 )
 SIZES = (
-    Term("cramped, tiny, confined, claustrophobic", {"openness": TINY}),
+    Term("cramped, tiny, miniature, confined, claustrophobic", {"openness": TINY}),
     Term("narrow, small, tight, compact, enclosed, cosy, cozy, snug", {"openness": NARROW}),
+    Term("medium, medium sized, mid sized, middle sized, average", {"openness": MIDDLE}),
     Term("open, wide, large, big, spacious, roomy, airy, broad, grand, great", {"openness": WIDE}),
     Term("open ground, open terrain, open country", {"openness": WIDE}, {"sky": PLAIN}),
-    Term("huge, vast, enormous, immense, gigantic, giant, wide open", {"openness": HUGE}),
+    Term(
+        "huge, vast, enormous, immense, gigantic, giant, massive, colossal, endless, infinite, "
+        "wide open",
+        {"openness": HUGE},
+    ),
 )
 PLACES = (
     Term("hall, gallery", hints={"openness": 0.7, "sky": NONE}),
     Term(
-        "room, chamber, vault, kitchen, bedroom, bathroom, office, lobby, lounge, shop, school, "
-        "hospital, house, home, building",
+        "room, chamber, vault, kitchen, bedroom, bathroom, toilet, dining, living, office, lobby, "
+        "foyer, lounge, studio, gym, shop, store, bank, bakery, supermarket, mall, school, "
+        "hospital, hotel, motel, restaurant, cafe, club, theatre, theater, cinema, museum, house, "
+        "home, villa, mansion, manor, apartment, building, workshop, barracks, armory, armoury, "
+        "guardroom",
         hints={"sky": NONE},
     ),
+    Term("alcove, niche, recess, nook, closet, pantry", hints={"openness": NARROW, "sky": NONE}),
     Term(
-        "library, study, cabin, hut, barn, attic, pub, tavern", hints={"wood": PLAIN, "sky": NONE}
+        "library, study, cabin, hut, barn, attic, loft, pub, tavern, inn, cottage, farmhouse, "
+        "shed, stable, mill, windmill, watermill",
+        hints={"wood": PLAIN, "sky": NONE},
     ),
     Term("prison, jail, cell", hints={"stone": PLAIN, "sky": NONE, "openness": 0.2}),
     Term("bunker, garage, hangar, submarine, spaceship", hints={"metal": PLAIN, "sky": NONE}),
@@ -153,20 +187,52 @@ PLACES = (
         hints={"openness": 0.2, "sky": NONE},
     ),
     Term("cave, cavern, grotto, mine", hints={"rock": PLAIN, "sky": NONE}),
-    Term("canyon, gorge, ravine, valley, mountain", hints={"rock": PLAIN, "sky": PLAIN}),
-    Term("base, station, facility, installation, laboratory, lab, complex", hints={"tech": PLAIN}),
-    Term("factory, plant, refinery, foundry", hints={"metal": PLAIN, "tech": SOME}),
-    Term("warehouse, storeroom, depot", hints={"wood": PLAIN}),
+    Term(
+        "canyon, gorge, ravine, valley, mountain, quarry, crater",
+        hints={"rock": PLAIN, "sky": PLAIN},
+    ),
+    Term("volcano", hints={"rock": PLAIN, "lava": PLAIN, "sky": PLAIN}),
+    Term(
+        "base, station, facility, installation, laboratory, lab, complex, control room, "
+        "engine room, reactor, airport, spaceport, subway, metro",
+        hints={"tech": PLAIN},
+    ),
+    Term(
+        "factory, plant, refinery, foundry, boiler room, pump room",
+        hints={"metal": PLAIN, "tech": SOME},
+    ),
+    Term("forge, smithy, furnace", hints={"brick": PLAIN, "hot": SOME, "sky": NONE}),
+    Term("warehouse, storeroom, storage, depot", hints={"wood": PLAIN}),
     Term(
         "dungeon, crypt, tomb, cellar, basement, catacomb",
         hints={"stone": PLAIN, "sky": NONE, "light": DIM},
     ),
-    Term("castle, fortress, keep, tower, fort", hints={"stone": PLAIN}),
-    Term("temple, church, chapel, cathedral, shrine, palace", hints={"marble": PLAIN}),
+    Term(
+        "castle, fortress, keep, tower, fort, ruin, monastery, abbey, cloister, pyramid, mausoleum",
+        hints={"stone": PLAIN},
+    ),
+    Term("graveyard, cemetery", hints={"stone": PLAIN, "nature": PLAIN, "sky": PLAIN}),
+    Term("labyrinth, maze", hints={"openness": 0.2}),
+    Term(
+        "temple, church, chapel, cathedral, shrine, palace, mosque, synagogue",
+        hints={"marble": PLAIN},
+    ),
     Term("sewer, drain", hints={"slime": PLAIN, "sky": NONE}),
-    Term("hell, inferno, hellish, infernal", hints={"hot": PLAIN, "flesh": SOME}),
-    Term("courtyard, yard, court, plaza, arena", hints={"sky": PLAIN, "openness": 0.7}),
-    Term("street, alley, city, town, village", hints={"brick": PLAIN, "sky": PLAIN}),
+    Term("hell, inferno, hellish, infernal, demonic", hints={"hot": PLAIN, "flesh": SOME}),
+    Term(
+        "courtyard, yard, court, plaza, arena, stadium, market, patio, terrace, rooftop, harbour, "
+        "harbor, dock, pier, crossroad, road, path, camp",
+        hints={"sky": PLAIN, "openness": 0.7},
+    ),
+    Term(
+        "desert, beach, shore, coast, island, hill, hilltop, plateau",
+        hints={"sky": PLAIN, "openness": WIDE},
+    ),
+    Term("greenhouse, conservatory", hints={"nature": PLAIN, "light": LIT}),
+    Term(
+        "street, alley, lane, city, town, village, downtown, suburb, slum, skyscraper",
+        hints={"brick": PLAIN, "sky": PLAIN},
+    ),
 )
 """Kinds of places. Their amounts are hints: "a corridor under the sky" has a sky."""
 GROUPS: Mapping[str, tuple[Term, ...]] = {
@@ -212,7 +278,13 @@ COLOURS = (
 )
 QUALITIES = (
     "tall, high, low, long, short, old, ancient, ruined, abandoned, round, square, curved, rusty, "
-    "dirty, clean, quiet, silent, eerie, spooky, beautiful, strange, empty"
+    "dirty, clean, quiet, silent, eerie, spooky, beautiful, strange, empty, rotten, rotting, "
+    "mouldy, moldy, decayed, decaying, crumbling, cracked, broken, damaged, destroyed, burnt, "
+    "burned, charred, sooty, polished, shiny, gleaming, reflective, dull, matte, smooth, rough, "
+    "coarse, filthy, grimy, greasy, slippery, sticky, smelly, stinking, reeking, spotless, tidy, "
+    "neat, messy, cluttered, crowded, bare, sparse, painted, gilded, vaulted, domed, arched, "
+    "circular, oval, rectangular, triangular, octagonal, winding, twisting, straight, sloping, "
+    "slanted, uneven"
 )
 THINGS = (
     "window, glass, curtain, carpet, rug, tile, tiled, mirror, picture, painting, table, desk, "
@@ -220,13 +292,25 @@ THINGS = (
     "stove, sink, lamp, lantern, torch, candle, chandelier, fireplace, column, pillar, arch, beam, "
     "statue, fountain, altar, throne, bridge, balcony, railing, fence, ladder, lift, elevator, "
     "sign, poster, graffiti, tree, bush, flower, leaf, leaves, vine, root, sand, snow, ice, cloud, "
-    "sun, moon, star, rain, fog, mist, smoke, dust, person, people, monster, animal, car"
+    "sun, moon, star, rain, fog, mist, smoke, steam, dust, person, people, monster, animal, car, "
+    "entrance, exit, entry, archway, portal, threshold, ramp, slope, shaft, hole, pit, trench, "
+    "ditch, gap, vent, skylight, wallpaper, tapestry, leather, fabric, cloth, plastic, rubber, "
+    "crystal, cobweb, cable, wire, fan, cage, bar, chain, hook, spike, blade, rack, locker, "
+    "cabinet, counter, tank, aquarium, well, hedge, ivy, fern, mushroom, trunk, stump, ship, boat, "
+    "train, railway, platform, deck"
 )
 FEELINGS = (
     "warm, cold, cool, fresh, friendly, pleasant, comfortable, homely, lovely, pretty, ugly, "
     "scary, creepy, haunted, mysterious, lonely, peaceful, calm, modern, new, medieval, gothic, "
     "futuristic, alien, fancy, simple, plain, rich, poor, foggy, misty, smoky, dusty, sandy, "
-    "snowy, icy, stormy, deep, steep, flat"
+    "snowy, icy, stormy, deep, steep, flat, frozen, freezing, chilly, steamy, hazy, cloudy, "
+    "overcast, rainy, stuffy, stale, soft, harsh, inviting, welcoming, cheerful, rustic, elegant, "
+    "luxurious, opulent, ornate, bleak, dreary, sinister, ominous, foreboding, cursed, unholy, "
+    "holy, sacred, religious, magical, enchanted, fantasy, steampunk, victorian, baroque, roman, "
+    "greek, egyptian, japanese, industrial, commercial, residential, military, clinical, sterile, "
+    "rural, urban, suburban, normal, ordinary, typical, regular, nice, good, bad, realistic, "
+    "photorealistic, detailed, photo, photograph, image, render, torture, clear, stagnant, "
+    "bubbling, flowing, sunken"
 )
 """Like COLOURS, QUALITIES and THINGS, these are understood but ask for nothing that a painter has
 an attribute for. They are reported with the result."""
@@ -240,6 +324,6 @@ STOP_WORDS = (
     "make, paint, draw, generate, create, give, want, please, then, nor, just, only, both, each, "
     "every, more, less, quite, rather, fairly, also, place, area, space, scene, view, location, "
     "spot, part, side, wall, walled, floor, floored, ground, terrain, ceiling, roof, corner, "
-    "middle, centre, center, background, surface, texture, one, s"
+    "middle, centre, center, background, surface, texture, one, s, d, still, see, seen, quality"
 )
 """Words without content."""

@@ -12,6 +12,7 @@ meanwhile. The same command resumes. ``--until untrained`` only records and prep
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -166,6 +167,8 @@ def main(config: TogetherConfig, passed_on: Sequence[str]) -> int:
         # Of a run that was interrupted.
         file.unlink()
     jobs, meetings = plan(configs, config.until)
+    # So that what runs is ended, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     command = [sys.executable, "-m", "experiments.peers.run", *shared]
     try:
         while not all(job.over for job in jobs):

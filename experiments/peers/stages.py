@@ -275,7 +275,7 @@ def real(config: PeersConfig, side: str, minutes: float) -> JsonObject:
 def dreamed(config: PeersConfig, side: str, minutes: float) -> JsonObject:
     """Play the 18 policies in one side's dream, from the real twin's first frames."""
     specs, seeds = policies(config, minutes), episode_seeds(config)
-    first = judge.play(twin_of(config), [judge.PolicySpec("random")], seeds, 1, config.workers)
+    first = judge.play(twin_of(config), [judge.PolicySpec("random")], seeds, 1, workers=0)
     began = time.monotonic()
     total = judge.dreamed_returns(
         make_dream(config, side, minutes), specs, space(config), first.starts * len(specs), seeds,

@@ -19,12 +19,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from experiments.peers.run import all_stages, summarise
 from experiments.peers.settings import ENVIRONMENTS, PeersConfig, mark, slug
 from experiments.peers.stages import SIDES
+from worldsim.errors import InvalidInputError
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,13 @@ class TogetherConfig:
     """Environments, all at once."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes that play the real environments, shared out by what each costs."""
-    until: str = "all"
+    until: Literal["untrained", "all"] = "all"
     """``untrained`` ends when everything is recorded and prepared."""
+
+    def __post_init__(self) -> None:
+        for env in self.envs:
+            if env not in ENVIRONMENTS:
+                raise InvalidInputError(f"--envs {env}: choose of {', '.join(ENVIRONMENTS)}")
 
 
 @dataclass(eq=False)

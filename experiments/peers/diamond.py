@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from experiments.peers.settings import PeersConfig, mark
+from experiments.peers.settings import PeersConfig, mark, wait_for_others
 from worldsim.data.dataset import EpisodeDataset
 
 NEVER = 1_000_000_000
@@ -167,7 +167,10 @@ def train(config: PeersConfig, actions: int) -> dict[str, Any]:
     if not resume:
         Path(".hydra").mkdir(exist_ok=True)
         omegaconf.OmegaConf.save(cfg, ".hydra/config.yaml")
-    trainer = _timed(module.Trainer)(cfg, checkout, marks, work)
+    stage = f"diamond-{mark(config.minutes[-1])}"
+    trainer = _timed(module.Trainer)(
+        cfg, checkout, marks, work, lambda: wait_for_others(config, stage)
+    )
     trainer.preload()
     with contextlib.suppress(_Finished):
         trainer.run()
@@ -178,13 +181,18 @@ def _timed(base: type) -> Any:
     """Return DIAMOND's trainer with a clock that runs during its training steps alone."""
 
     class Timed(base):  # type: ignore[misc, valid-type]
-        """The first steps of each model, which warm up, are not timed."""
+        """The first steps of each model, which warm up, are not timed; ``warm`` is called after
+        them."""
 
-        def __init__(self, cfg: Any, root: Path, marks: Sequence[float], work: Path) -> None:
+        def __init__(
+            self, cfg: Any, root: Path, marks: Sequence[float], work: Path,
+            warm: Callable[[], None],
+        ) -> None:  # fmt: skip
             self.seconds, self.saved_at = 0.0, 0.0
             self.by_model = {"denoiser": 0.0, "rew_end_model": 0.0}
             self._marks, self._work = list(marks), work
             self._warm: set[str] = set()
+            self._when_warm = warm
             super().__init__(cfg, root)
 
         def preload(self) -> None:
@@ -201,7 +209,10 @@ def _timed(base: type) -> Any:
                 passed = time.monotonic() - began
                 self.by_model[name] += passed
                 self.seconds += passed
-            self._warm.add(name)
+            elif name in self.by_model:
+                self._warm.add(name)
+                if len(self._warm) == len(self.by_model):
+                    self._when_warm()
             return logs
 
         def save_checkpoint(self) -> None:

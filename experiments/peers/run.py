@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import tyro
 
@@ -31,23 +32,29 @@ def all_stages(config: PeersConfig) -> Iterator[tuple[str, Callable[[], JsonObje
     """All stages by name, in order."""
     yield "record", lambda: stages.record(config)
     yield "export", lambda: diamond.export(config)
+    yield "untrained", lambda: stages.untrained(config)
     # Named by its end: more minutes go on from its checkpoint.
     yield f"diamond-{mark(config.minutes[-1])}", lambda: stages.train_diamond(config)
     for minutes in config.minutes:
         name = mark(minutes)
-        yield f"worldsim-{name}", lambda m=minutes: stages.train_worldsim(config, m)
-        yield f"frames-{name}", lambda m=minutes: stages.frames(config, m)
-        for side in stages.SIDES:
-            yield (
-                f"agent-{side}-{name}",
-                lambda m=minutes, s=side: stages.learn(config, s, m),
-            )
-        yield f"returns-{name}", lambda m=minutes: stages.returns(config, m)
+        yield f"worldsim-{name}", partial(stages.train_worldsim, config, minutes)
+        yield f"frames-{name}", partial(stages.frames, config, minutes)
+        for what, function in (
+            ("agent", stages.learn), ("real", stages.real), ("dreams", stages.dreamed),
+        ):  # fmt: skip
+            for side in stages.SIDES:
+                yield f"{what}-{side}-{name}", partial(function, config, side, minutes)
+        yield f"returns-{name}", partial(stages.returns, config, minutes)
 
 
 def main(config: PeersConfig) -> None:
     """Run one stage, or all that are not done."""
-    config = dataclasses.replace(config, out=config.out.resolve(), diamond=config.diamond.resolve())
+    config = dataclasses.replace(
+        config,
+        out=config.out.resolve(),
+        diamond=config.diamond.resolve(),
+        meet=None if config.meet is None else config.meet.resolve(),
+    )
     (config.out / "results").mkdir(parents=True, exist_ok=True)
     check_same(config)
     known = dict(all_stages(config))
@@ -66,7 +73,7 @@ def main(config: PeersConfig) -> None:
     print(table(read_json(config.out / "summary.json")))
 
 
-MAY_CHANGE = ("out", "diamond", "stage", "minutes", "workers", "bootstrap")
+MAY_CHANGE = ("out", "diamond", "stage", "minutes", "workers", "bootstrap", "meet")
 """Settings that may be others when a comparison goes on."""
 
 
@@ -89,7 +96,9 @@ def summarise(config: PeersConfig, names: list[str]) -> None:
     """Write ``summary.json`` from the results that exist."""
     found = {n: read_json(config.result(n)) for n in names if config.result(n).exists()}
     shown = {
-        k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "diamond", "stage")
+        k: v
+        for k, v in dataclasses.asdict(config).items()
+        if k not in ("out", "diamond", "stage", "meet")
     }
     write_json(config.out / "summary.json", {"config": shown, "results": found})
     (config.out / "table.txt").write_text(table(read_json(config.out / "summary.json")) + "\n")

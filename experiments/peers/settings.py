@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ class Recorded:
     """Who plays, as ``worldsim record --policy`` takes it."""
     render: bool = False
     """Whether the rendered image is recorded, for environments that observe no image."""
+    cost: float = 1.0
+    """Time of one step, relative to a game of the ALE."""
 
 
 ENVIRONMENTS: Mapping[str, Recorded] = MappingProxyType(
@@ -30,8 +33,8 @@ ENVIRONMENTS: Mapping[str, Recorded] = MappingProxyType(
         # Random play hardly ever crosses the road: there would be no rewards to learn.
         "ALE/Freeway-v5": Recorded(policy="experiments.heads.crossing:MostlyUp"),
         # DIAMOND's actions are discrete.
-        "LunarLander-v3": Recorded(("continuous", "False"), render=True),
-        "CarRacing-v3": Recorded(("continuous", "False")),
+        "LunarLander-v3": Recorded(("continuous", "False"), render=True, cost=2.0),
+        "CarRacing-v3": Recorded(("continuous", "False"), cost=3.0),
     }
 )
 """Recordings by environment id. All are 64x64."""
@@ -71,7 +74,12 @@ class PeersConfig:
     preset: str = "task"
     """Size of worldsim's network."""
     batch_size: int | None = None
-    """Windows per step of worldsim's training; by default its own choice."""
+    """Windows per step of worldsim's training; by default what ``worldsim fit`` takes on a GPU."""
+    motion: float = 0.0
+    """Weight of pixels near the last change in worldsim's loss, in [0, 1]. ``worldsim fit`` takes
+    0.8 on a CPU and 0 on a GPU."""
+    warmup: int = 100
+    """Steps of linear warm-up of worldsim's learning rate; as many as DIAMOND's by default."""
     overrides: tuple[str, ...] = ()
     """Further settings of DIAMOND, as on its own command line, such as
     ``denoiser.training.batch_size=2`` for a rehearsal on a CPU."""
@@ -82,6 +90,9 @@ class PeersConfig:
     """First steps of each training that are not timed: compilation and other warming up."""
     bootstrap: int = 2000
     """Resamples of each 95% interval."""
+    meet: Path | None = None
+    """Folder in which trainings wait after their warm-up until it holds ``go-STAGE``: several that
+    share a GPU then run their minutes side by side (:mod:`experiments.peers.together`)."""
     workers: int = field(default_factory=lambda: min(16, os.cpu_count() or 1))
     """Processes that play the real environment."""
     engine: str = "fast"
@@ -112,9 +123,29 @@ class PeersConfig:
         """Folder of the held-out recording."""
         return self.out / "data" / "test"
 
+    @property
+    def twin(self) -> Path:
+        """Folder of an untrained world, which says how the real twin is made."""
+        return self.out / "untrained"
+
     def result(self, stage: str) -> Path:
         """File of a stage's result; its existence says that the stage is done."""
         return self.out / "results" / f"{stage}.json"
+
+
+def wait_for_others(config: PeersConfig, stage: str) -> None:
+    """Say that a training is warm, and wait until all of them are."""
+    if config.meet is None:
+        return
+    config.meet.mkdir(parents=True, exist_ok=True)
+    (config.meet / f"ready-{stage}-{slug(config.env)}").touch()
+    while not (config.meet / f"go-{stage}").exists():
+        time.sleep(0.05)
+
+
+def slug(env: str) -> str:
+    """Name of an environment in file names: ``Freeway-v5`` for ``ALE/Freeway-v5``."""
+    return env.rpartition("/")[2]
 
 
 def mark(minutes: float) -> str:

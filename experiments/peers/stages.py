@@ -5,6 +5,7 @@ Each returns what its file in ``results`` holds.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import subprocess
 import sys
@@ -24,8 +25,11 @@ from experiments.peers.dreams import (
     WorldsimDream,
     load_diamond,
 )
-from experiments.peers.settings import ENVIRONMENTS, PeersConfig, mark
+from experiments.peers.settings import ENVIRONMENTS, PeersConfig, mark, wait_for_others
+from worldsim.app.fit.config import FitConfig
+from worldsim.app.fit.plan import Plan, train_config
 from worldsim.data.dataset import EpisodeDataset, read_index
+from worldsim.evaluation.policy_batch import PolicySpec
 from worldsim.evaluation.statistics import interval, mean_statistic
 from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.json_config import read_json
@@ -33,8 +37,8 @@ from worldsim.runtime.spaces import space_of
 from worldsim.runtime.types import JsonObject, Space
 from worldsim.scenes.episodes import EpisodeScenes
 from worldsim.training.config import TrainConfig
-from worldsim.training.loss import Balance, LossConfig
-from worldsim.training.outcomes import OutcomeConfig
+from worldsim.training.train import run
+from worldsim.training.trainer import Trainer
 from worldsim.world import World
 
 SIDES = ("worldsim", "diamond")
@@ -53,7 +57,7 @@ def record(config: PeersConfig) -> JsonObject:
         command += ["--policy", how.policy, "--frames", str(frames), "--seed", str(seed)]
         command += ["--size", "64", "64", "--episode-steps", str(config.episode_steps)]
         command += ["--workers", str(config.workers), "--min-travel", "0"]
-        command += ["--frames-per-shard", str(min(2048, max(256, frames // config.workers)))]
+        command += ["--frames-per-shard", str(min(2048, max(256, frames // 16)))]
         command += ["--render"] if how.render else []
         command += ["--env-kwargs", *how.env_kwargs] if how.env_kwargs else []
         subprocess.run(command, check=True)
@@ -91,35 +95,35 @@ def train_diamond(config: PeersConfig) -> JsonObject:
     return {**diamond.train(config, actions(config)), "hardware": hardware()}
 
 
+def train_options(config: PeersConfig, minutes: float) -> TrainConfig:
+    """Return the options with which ``worldsim fit`` trains on a GPU, but for those that this
+    comparison names."""
+    fit = FitConfig(config.env, config.out, minutes=minutes, preset=config.preset, seed=config.seed)
+    plan = Plan(config.preset, "cuda", False, (64, 64), 1.0, config.frames, config.frames)
+    found = train_config(fit, plan, 1, minutes, EpisodeDataset(config.data).info)
+    return dataclasses.replace(
+        found,
+        data=(config.data,),
+        out=config.out / "worldsim" / mark(minutes),
+        batch_size=config.batch_size,
+        warmup=config.warmup,
+        memory=False,
+        loss=dataclasses.replace(found.loss, motion=config.motion),
+    )
+
+
+def untrained(config: PeersConfig) -> JsonObject:
+    """Write a world without training: it says how the real twin is made."""
+    trainer = Trainer(dataclasses.replace(train_options(config, 1.0), out=config.twin))
+    trainer.wait_for_data()
+    trainer.save()
+    return {"keep_still": trainer.config.keep_still}
+
+
 def train_worldsim(config: PeersConfig, minutes: float) -> JsonObject:
     """Train a world as ``worldsim fit`` does on a GPU, on a clock that compilation does not
     advance."""
-    from worldsim.training.train import run
-    from worldsim.training.trainer import Trainer
-
-    trainer = Trainer(
-        TrainConfig(
-            data=(config.data,),
-            out=config.out / "worldsim" / mark(minutes),
-            preset=config.preset,
-            minutes=minutes,
-            batch_size=config.batch_size,
-            memory=False,
-            warmup=100,
-            colour=0.0,
-            loss=LossConfig(
-                energy=0.9,
-                pure_noise=0.85,
-                balance=Balance.CONTEXT,
-                detail=0.8,
-            ),
-            outcome=OutcomeConfig(standardised=True),
-            save_every=500,
-            sample_every=1_000_000,
-            scenes=16,
-            seed=config.seed,
-        )
-    )
+    trainer = Trainer(train_options(config, minutes))
     began: list[float] = []
     first = trainer.step
 
@@ -129,6 +133,7 @@ def train_worldsim(config: PeersConfig, minutes: float) -> JsonObject:
         if not began:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
+            wait_for_others(config, f"worldsim-{mark(minutes)}")
             began.append(time.monotonic())
         return time.monotonic() - began[0]
 
@@ -137,6 +142,7 @@ def train_worldsim(config: PeersConfig, minutes: float) -> JsonObject:
         "seconds": trainer.elapsed,
         "steps": trainer.step,
         "batch_size": trainer.batch_size,
+        "keep_still": trainer.config.keep_still,
         "parameters": sum(
             p.numel() for m in trainer.world().modules().values() for p in m.parameters()
         ),
@@ -150,10 +156,19 @@ def hardware() -> JsonObject:
     return {"device": name, "torch": torch.__version__}
 
 
+def world_folder(config: PeersConfig, minutes: float) -> Path:
+    """Folder of the world that was trained for ``minutes``."""
+    return config.out / "worldsim" / mark(minutes) / "world"
+
+
 def load_world(config: PeersConfig, minutes: float) -> World:
     """Return the world that was trained for ``minutes``."""
-    folder = config.out / "worldsim" / mark(minutes) / "world"
-    return World.from_pretrained(folder, trust=True)
+    return World.from_pretrained(world_folder(config, minutes), trust=True)
+
+
+def twin_of(config: PeersConfig) -> World:
+    """Return the untrained world, which knows the real twin."""
+    return World.from_pretrained(config.twin / "world", "cpu", trust=True)
 
 
 def make_dream(config: PeersConfig, side: str, minutes: float) -> Dream:
@@ -199,10 +214,10 @@ def learn(config: PeersConfig, side: str, minutes: float) -> JsonObject:
     """Train the same PPO for the same dreamed steps in one side's dream."""
     from worldsim.agents.actor_critic import Args, train
 
-    world = load_world(config, minutes)
+    twin = twin_of(config)
     began = time.monotonic()
     args = Args(
-        world=str(world.folder),
+        world=str(world_folder(config, minutes) if side == "worldsim" else twin.folder),
         out=agent_folder(config, side, minutes),
         steps=config.dreamed_steps,
         num_envs=config.num_envs,
@@ -217,7 +232,7 @@ def learn(config: PeersConfig, side: str, minutes: float) -> JsonObject:
         envs = DiamondVectorEnv(
             config,
             load_diamond(config, minutes, space(config), device),
-            EpisodeScenes(config.data).fit_to(world),
+            EpisodeScenes(config.data).fit_to(twin),
             space(config),
             config.num_envs,
             config.horizon,
@@ -227,40 +242,89 @@ def learn(config: PeersConfig, side: str, minutes: float) -> JsonObject:
     return {"seconds": time.monotonic() - began, "training": card.get("training")}
 
 
+def real(config: PeersConfig, side: str, minutes: float) -> JsonObject:
+    """Play one side's agents in the real twin; with DIAMOND's, the policies that are no agents.
+
+    Returns totals and sums of signs (p, e) by the policies' places, and of the agents themselves
+    in other episodes.
+    """
+    world, agent = twin_of(config), agent_folder(config, side, minutes)
+    specs = policies(config, minutes)
+    mine = [i for i, spec in enumerate(specs) if spec.agent == str(agent)]
+    others = [i for i, spec in enumerate(specs) if spec.agent in ("random", "persistent")]
+    places = mine if side == "worldsim" else mine + others
+    played = judge.play(
+        world, [specs[i] for i in places], episode_seeds(config), config.episode_steps,
+        config.workers,
+    )  # fmt: skip
+    chosen = {f"agent of {side}": judge.PolicySpec(str(agent))}
+    if side == "diamond":
+        chosen["random"] = judge.PolicySpec("random")
+    seeds = [config.seed + 2 * JUDGE_SEED + i for i in range(config.agent_episodes)]
+    alone = judge.play(
+        world, list(chosen.values()), seeds, config.episode_steps, config.workers
+    ).total
+    return {
+        "places": places,
+        "total": played.total.tolist(),
+        "signs": played.signs.tolist(),
+        "agents": dict(zip(chosen, alone.tolist(), strict=True)),
+    }
+
+
+def dreamed(config: PeersConfig, side: str, minutes: float) -> JsonObject:
+    """Play the 18 policies in one side's dream, from the real twin's first frames."""
+    specs, seeds = policies(config, minutes), episode_seeds(config)
+    first = judge.play(twin_of(config), [judge.PolicySpec("random")], seeds, 1, workers=0)
+    began = time.monotonic()
+    total = judge.dreamed_returns(
+        make_dream(config, side, minutes), specs, space(config), first.starts * len(specs), seeds,
+        config.episode_steps,
+    )  # fmt: skip
+    return {"total": total.tolist(), "seconds": time.monotonic() - began}
+
+
+def policies(config: PeersConfig, minutes: float) -> list[PolicySpec]:
+    """Return the 18 policies."""
+    agents = [agent_folder(config, side, minutes) for side in SIDES]
+    return judge.policies(agents, space(config))
+
+
+def episode_seeds(config: PeersConfig) -> list[int]:
+    """Return the seeds of the episodes in which policies are compared."""
+    return [config.seed + JUDGE_SEED + i for i in range(config.episodes)]
+
+
 def returns(config: PeersConfig, minutes: float) -> JsonObject:
     """Compare dreamed and real returns of 18 policies, and the agents' real returns."""
-    world, acts = load_world(config, minutes), space(config)
-    agents = [agent_folder(config, side, minutes) for side in SIDES]
-    specs = judge.policies(agents, acts)
-    seeds = [config.seed + JUDGE_SEED + i for i in range(config.episodes)]
-    real = judge.play(world, specs, seeds, config.episode_steps, config.workers)
+    name, specs = mark(minutes), policies(config, minutes)
+    played = {side: read_json(config.result(f"real-{side}-{name}")) for side in SIDES}
+    total, signs = np.zeros((2, len(specs), config.episodes))
+    for one in played.values():
+        total[one["places"]], signs[one["places"]] = one["total"], one["signs"]
     dreams = {
-        side: judge.dreamed_returns(
-            make_dream(config, side, minutes), specs, acts, real.starts, seeds, config.episode_steps
-        )
-        for side in SIDES
+        side: np.array(read_json(config.result(f"dreams-{side}-{name}"))["total"]) for side in SIDES
     }
     found: JsonObject = {
-        "agreement": judge.agreement(real.total, dreams, config.bootstrap, config.seed),
+        "agreement": judge.agreement(total, dreams, config.bootstrap, config.seed),
         "agreement with sums of reward signs": judge.agreement(
-            real.signs, dreams, config.bootstrap, config.seed
+            signs, dreams, config.bootstrap, config.seed
         ),
         "policies": [
             {
                 "name": spec.name.replace(str(config.out), "OUT"),
-                "real": float(real.total[i].mean()),
-                "real_signs": float(real.signs[i].mean()),
+                "real": float(total[i].mean()),
+                "real_signs": float(signs[i].mean()),
                 **{side: float(dreams[side][i].mean()) for side in SIDES},
             }
             for i, spec in enumerate(specs)
         ],
     }
-    chosen = [*(judge.PolicySpec(str(agent)) for agent in agents), judge.PolicySpec("random")]
-    seeds = [config.seed + 2 * JUDGE_SEED + i for i in range(config.agent_episodes)]
-    played = judge.play(world, chosen, seeds, config.episode_steps, config.workers).total
-    for name, total in zip((*SIDES, "random"), played, strict=True):
-        found[f"agent of {name}" if name != "random" else name] = _mean(config, total)
-    found["agent of worldsim minus agent of diamond"] = _mean(config, played[0] - played[1])
+    alone = {k: np.array(v) for one in played.values() for k, v in one["agents"].items()}
+    for who, values in alone.items():
+        found[who] = _mean(config, values)
+    apart = alone["agent of worldsim"] - alone["agent of diamond"]
+    found["agent of worldsim minus agent of diamond"] = _mean(config, apart)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.peers import dreams, judge, overview
+from experiments.peers import dreams, judge, overview, settings, together
 from worldsim.state import SceneStart
 
 LEVELS = torch.arange(256) / 255 * 2 - 1
@@ -123,3 +124,54 @@ def test_ahead_is_counted_by_means_and_by_intervals() -> None:
 
     rows = [row(0.2, 3.0, 1.0, 0.1), row(0.2, 3.0, -0.6, 0.5), row(0.2, -1.0, 0.0, 0.1)]
     assert list(overview.verdict(rows).values()) == [3, 2, 1, 1]
+
+
+def test_a_side_waits_for_the_other_and_a_failure_stops_only_its_own_environment(
+    tmp_path: Path,
+) -> None:
+    checkout = tmp_path / "diamond" / "src"
+    checkout.mkdir(parents=True)
+    (checkout / "trainer.py").touch()
+    configs = [
+        settings.PeersConfig(env, checkout.parent, tmp_path / settings.slug(env), meet=tmp_path)
+        for env in ("ALE/Pong-v5", "CarRacing-v3")
+    ]
+    jobs, meetings = together.plan(configs)
+    by_name = {str(job): job for job in jobs}
+
+    def finish(*stages: str) -> None:
+        for stage in stages:
+            for config in configs:
+                config.result(stage).parent.mkdir(parents=True, exist_ok=True)
+                config.result(stage).touch()
+
+    def can_start() -> set[str]:
+        return {
+            job.stage
+            for job in jobs
+            if not job.over and all(x.done for x in job.needs) and all(x.over for x in job.after)
+        }
+
+    assert can_start() == {"record"}
+    finish("record", "export", "untrained")
+    assert can_start() == {"diamond-5"}
+    by_name["Pong-v5 diamond-5"].failed = True
+    (tmp_path / "ready-diamond-5-CarRacing-v3").touch()
+    meetings[0].look()
+    assert (tmp_path / "go-diamond-5").exists()
+    finish("diamond-5")
+    assert can_start() == {"agent-diamond-5", "worldsim-5"}
+    for config in configs:
+        (tmp_path / f"ready-worldsim-5-{settings.slug(config.env)}").touch()
+    meetings[1].look()
+    assert not (tmp_path / "go-worldsim-5").exists()  # DIAMOND's agents still use the GPU
+    finish("agent-diamond-5")
+    meetings[1].look()
+    assert (tmp_path / "go-worldsim-5").exists()
+    finish("worldsim-5")
+    assert can_start() == {"agent-worldsim-5", "frames-5", "real-diamond-5"}
+    finish("agent-worldsim-5")
+    assert {"real-worldsim-5", "dreams-worldsim-5", "dreams-diamond-5"} <= can_start()
+    # What failed has no result to go on from.
+    together.step([by_name["Pong-v5 diamond-5"], by_name["Pong-v5 frames-5"]], ["false"])
+    assert by_name["Pong-v5 frames-5"].failed

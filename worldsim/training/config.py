@@ -157,8 +157,9 @@ class TrainConfig:
     reverse. Trains the world to follow edits of its memory. Needs the memory."""
     buffer_frames: Count | None = None
     """Maximum number of frames on each process's device (about 60 KB each at 64x64); the oldest
-    shards are evicted. By default what half of a GPU's free memory holds; a million on a CPU. Set
-    it if the run has to resume exactly on another GPU."""
+    shards are evicted. By default what half of a GPU's free memory holds, but at most twice the
+    frames of complete recordings; a million on a CPU. Set it if the run has to resume exactly on
+    another GPU."""
     refresh_every: Count = 200
     """Steps between checks for new shards."""
     save_every: Count = 1000

@@ -44,6 +44,17 @@ def require_alike(datasets: Sequence[EpisodeDataset]) -> None:
                 )
 
 
+def frames_to_hold(datasets: Sequence[EpisodeDataset], fit: int) -> int:
+    """Return how many frames to take a GPU's memory for, at most ``fit``.
+
+    Complete recordings get twice what they hold, so that several trainings can share a GPU and new
+    recordings of the same size still fit. Of recordings in progress the size is not known.
+    """
+    if not all(dataset.info.report for dataset in datasets):
+        return fit
+    return min(fit, 2 * sum(shard.frames for dataset in datasets for shard in dataset.shards))
+
+
 def warn_of(dataset: EpisodeDataset) -> None:
     """Warn of what a world cannot learn from a recording, such as shifted actions."""
     for sentence in training_warnings(dataset):

@@ -57,6 +57,7 @@ from worldsim.training.outcomes import Transitions, TransitionSampler, set_prior
 from worldsim.training.painted import PaintedViews
 from worldsim.training.recordings import (
     all_seen,
+    frames_to_hold,
     list_folders,
     recordings_in,
     require_alike,
@@ -288,13 +289,10 @@ class Trainer:
         free, _ = torch.cuda.mem_get_info(self.device)
         height, width = self.dataset.info.observation_space["shape"][:2]
         own = self.config.perturb.own > 0
-        return (
-            free
-            // 2
-            // bytes_per_frame(
-                height, width, self.dataset.info.geometry, self.memory is not None, own
-            )
+        frame = bytes_per_frame(
+            height, width, self.dataset.info.geometry, self.memory is not None, own
         )
+        return frames_to_hold(self.datasets, free // 2 // frame)
 
     def _parameters(self) -> list[torch.nn.Parameter]:
         return [p for p in self.accelerator.unwrap_model(self.loss_module).parameters()]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 WIDTH, HEIGHT = 520, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 40
 """Margins, in the chart's units."""
-TICKS = 4
+TICKS = 5
 """Ticks of an axis, about."""
 Points = Sequence[tuple[float, float]]
 
@@ -96,7 +96,7 @@ def _axis(values: Sequence[float]) -> list[float]:
         low, high = low - 0.5, high + 0.5
     raw = (high - low) / TICKS
     size = 10.0 ** math.floor(math.log10(raw))
-    step = next(size * m for m in (1.0, 2.0, 5.0, 10.0) if size * m >= raw)
+    step = next(size * m for m in (1.0, 2.0, 2.5, 5.0, 10.0) if size * m >= raw)
     first, last = math.floor(low / step), math.ceil(high / step)
     return [round(i * step, 10) for i in range(first, last + 1)]
 

@@ -510,7 +510,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "pretrained_overhead": pretrained_overhead,
     "summary": summary,
     "tiny": lambda: walks(card("freedoom-tiny")),
-    "tiny_seed1": lambda: walks(experiment("freedoom_tiny/evaluation_seed1.json")),
+    "tiny_seed1": lambda: walks(experiment("freedoom_tiny/evaluation_third_seed1.json")),
     "small": small,
     "tiny_dreams": dreams,
     "tiny_trips": lambda: trips(experiment("freedoom_tiny/return_trips.json")),

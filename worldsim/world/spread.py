@@ -14,7 +14,7 @@ from worldsim.world.world import World
 
 
 @contextlib.contextmanager
-def spread_world(world: World, cluster: str | None = None) -> Iterator[Chunks[World]]:
+def spread_world(world: World, cluster: str | None = None) -> Iterator[Chunks]:
     """Context with what maps functions of a world over chunks; None maps in this process.
 
     On a cluster each chunk takes as many CPUs as PyTorch has threads here, or one GPU if the world

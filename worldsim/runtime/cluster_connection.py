@@ -169,8 +169,8 @@ def require_room(ray: Any, resources: Mapping[str, float], processes: int = 1) -
         )
         raise InvalidInputError(
             f"the cluster has room for {room} of {processes} processes of {each} each (its "
-            f"machines have {have}): start more machines, or ask for fewer processes or "
-            f"--threads"
+            f"machines have {have}): start more machines, or ask for fewer processes or threads "
+            f"(--threads, OMP_NUM_THREADS)"
         )
 
 

@@ -96,7 +96,7 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> JsonObject:
     return results
 
 
-def _task(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
+def _task(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObject:
     """Evaluate a world without geometry: next frames from the true past, and returns."""
     with Progress(config.walks, "recording", "episode") as bar:
         episodes, limit = task.play(world, config.walks, config.seed, bar.update, config.cluster)
@@ -121,7 +121,7 @@ def _task(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonOb
     }
 
 
-def _return_trips(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
+def _return_trips(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObject:
     if not world.has_geometry:
         raise MissingGeometryError(
             f"world {config.world} has no poses, so there is no way back: evaluate it with "
@@ -149,7 +149,7 @@ def _measure_returns(
     return returns.measure_returns(world, stack_trips(trips, settings, world.device), tick, fits)
 
 
-def _walks(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
+def _walks(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObject:
     episodes, test = frozen_test_set(config, world)
     spec = world.spec
     parts = _measure(config, world, chunks, test)
@@ -222,7 +222,7 @@ def _seen_frames(test: TestSet, window: int) -> int:
 
 
 def _measure(
-    config: EvaluateConfig, world: World, chunks: Chunks[World], test: TestSet
+    config: EvaluateConfig, world: World, chunks: Chunks, test: TestSet
 ) -> list[measure.Measured]:
     starts = range(0, len(test), config.batch)
     parts = [(test.part(i, i + config.batch, "cpu"), config.fits) for i in starts]

@@ -24,7 +24,7 @@ def _ignore(n: float = 1) -> None:
     """Steps on other machines are not shown here."""
 
 
-class Chunks(Protocol[H]):
+class Chunks(Protocol):
     """Maps a function over chunks."""
 
     def map(

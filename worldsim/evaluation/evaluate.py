@@ -38,6 +38,8 @@ from worldsim.evaluation.running import (
 )
 from worldsim.evaluation.strips import save_strips
 from worldsim.evaluation.trip_recording import TripConfig, stack_trips
+from worldsim.evaluation.twin.protocol import measure_twin
+from worldsim.evaluation.twin.protocol import table as twin_table
 from worldsim.runtime.json_config import write_json
 from worldsim.runtime.progress import Progress
 from worldsim.runtime.types import JsonObject
@@ -79,6 +81,7 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> JsonObject:
             "return-trip": (_return_trips, returns.table),
             "dreams": (measure_dreams, dreams.table),
             "long-walks": (measure_long_walks, long_walks.table),
+            "twin": (measure_twin, twin_table),
         }[config.protocol]
         results = run(config, world)
     if config.fits is not None:

@@ -26,7 +26,14 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError
 from worldsim.planning.objectives import Objective, Source
-from worldsim.planning.planner import Planner, coloured_noise, draw_choices, plan_in_dream
+from worldsim.planning.planner import (
+    Imagination,
+    Planner,
+    coloured_noise,
+    draw_choices,
+    plan_in_dream,
+)
+from worldsim.runtime.cluster_connection import with_cluster_value
 from worldsim.runtime.types import Env
 
 
@@ -93,7 +100,10 @@ class CemPolicy(Planner):
     """
 
     def __init__(
-        self, source: Env | Source, objective: Objective, config: CemConfig | None = None
+        self,
+        source: Env | Source | Imagination,
+        objective: Objective,
+        config: CemConfig | None = None,
     ) -> None:
         self.config = config or CemConfig()
         super().__init__(source, objective, self.config.replan)
@@ -202,6 +212,10 @@ class Args:
     """Steps to act."""
     seed: int = 0
     """Of the scene, the dream and the planner."""
+    batch: int | None = None
+    """Candidates imagined at once; all of them if not given."""
+    cluster: str | None = None
+    """Address of a Ray cluster that imagines the batches (``auto``, ``local``, ``host:port``)."""
     plain: bool = False
     """CEM instead of iCEM."""
     planner: CemConfig = field(default_factory=CemConfig)
@@ -218,11 +232,16 @@ def run(args: Args) -> dict[str, float]:
         args.goal,
         args.steps,
         args.seed,
-        lambda env, objective: CemPolicy(env, objective, config),
+        lambda imagination, objective: CemPolicy(imagination, objective, config),
+        args.batch,
+        args.cluster,
     )
 
 
 if __name__ == "__main__":
+    import sys
+
     import tyro
 
-    print(json.dumps(run(tyro.cli(Args, description=__doc__)), indent=2))
+    given = with_cluster_value(sys.argv[1:])
+    print(json.dumps(run(tyro.cli(Args, args=given, description=__doc__)), indent=2))

@@ -24,7 +24,14 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError
 from worldsim.planning.objectives import Objective, Source
-from worldsim.planning.planner import Planner, coloured_noise, draw_choices, plan_in_dream
+from worldsim.planning.planner import (
+    Imagination,
+    Planner,
+    coloured_noise,
+    draw_choices,
+    plan_in_dream,
+)
+from worldsim.runtime.cluster_connection import with_cluster_value
 from worldsim.runtime.types import Env
 
 
@@ -80,7 +87,10 @@ class MppiPolicy(Planner):
     """
 
     def __init__(
-        self, source: Env | Source, objective: Objective, config: MppiConfig | None = None
+        self,
+        source: Env | Source | Imagination,
+        objective: Objective,
+        config: MppiConfig | None = None,
     ) -> None:
         self.config = config or MppiConfig()
         super().__init__(source, objective, self.config.replan)
@@ -144,6 +154,10 @@ class Args:
     """Steps to act."""
     seed: int = 0
     """Of the scene, the dream and the planner."""
+    batch: int | None = None
+    """Candidates imagined at once; all of them if not given."""
+    cluster: str | None = None
+    """Address of a Ray cluster that imagines the batches (``auto``, ``local``, ``host:port``)."""
     planner: MppiConfig = field(default_factory=MppiConfig)
     """The planner's settings."""
 
@@ -155,11 +169,16 @@ def run(args: Args) -> dict[str, float]:
         args.goal,
         args.steps,
         args.seed,
-        lambda env, objective: MppiPolicy(env, objective, args.planner),
+        lambda imagination, objective: MppiPolicy(imagination, objective, args.planner),
+        args.batch,
+        args.cluster,
     )
 
 
 if __name__ == "__main__":
+    import sys
+
     import tyro
 
-    print(json.dumps(run(tyro.cli(Args, description=__doc__)), indent=2))
+    given = with_cluster_value(sys.argv[1:])
+    print(json.dumps(run(tyro.cli(Args, args=given, description=__doc__)), indent=2))

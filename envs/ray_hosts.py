@@ -9,6 +9,7 @@ bit on a machine with the same kind of processor or GPU and the same versions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,16 +20,23 @@ import torch
 from numpy.typing import NDArray
 
 from worldsim.envs.world_vector_env import WorldVectorEnv
-from worldsim.errors import EngineError
-from worldsim.runtime.cluster import result_of
+from worldsim.errors import EngineError, WorldsimError
+from worldsim.runtime.cluster_connection import (
+    naming_machine,
+    require_versions,
+    result_of,
+    versions_here,
+)
+from worldsim.runtime.progress import say
 from worldsim.runtime.types import Array, Batch, Info
 from worldsim.state import concatenate
 from worldsim.world import World
 from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
 from worldsim.world.world import bucket
 
-TRIES = 4
-"""A call is begun at most this often."""
+TRIES, WAIT_S = 4, 30.0
+"""A call is begun at most this often; seconds after which the wait for a lost process's successor
+is mentioned."""
 OF_WORLDS = (
     *("device", "engine", "num_inference_steps", "paint", "painter"),
     *("temperature", "threads", "uncertainty"),
@@ -44,9 +52,11 @@ class Batches:
 
     settings: arguments of :class:`worldsim.envs.world_vector_env.WorldVectorEnv`, without
         ``num_envs``.
+    versions: of the caller's packages; others are refused when a batch is made.
     """
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], versions: Mapping[str, str]) -> None:
+        self._versions = versions
         self._settings, self._envs = settings, dict[int, WorldVectorEnv]()
         self._first: WorldVectorEnv | None = None
 
@@ -55,12 +65,14 @@ class Batches:
 
         changes: settings that differ from those of the first one.
         """
+        require_versions(self._versions)
         settings = {**self._settings, **changes}
         if self._first is not None:
             # The world is loaded, and its settings are made, once.
             settings = {name: value for name, value in settings.items() if name not in OF_WORLDS}
             settings["world"] = self._first.world
-        env = WorldVectorEnv(num_envs, **settings)
+        with naming_machine():
+            env = WorldVectorEnv(num_envs, **settings)
         self._first, self._envs[number] = self._first or env, env
         return {
             "metadata": env.metadata,
@@ -189,26 +201,36 @@ class Host:
     def get(self, begun: tuple[int, Call, Any]) -> Any:
         """Return a call's result. If the actor is lost, restore it and make the call again.
 
-        Raises what the call raises, or EngineError after :data:`TRIES` losses in a row.
+        Raises what the call raises, or EngineError after :data:`TRIES` losses in a row, and if the
+        actor cannot be restored.
         """
         number, (method, arguments), reference = begun
         errors = self._ray.exceptions
+        lost: Exception | None = None
         for _ in range(TRIES):
             try:
+                if lost is not None:
+                    reference = self._again(number, method, arguments)
                 result = result_of(self._ray, reference)
                 break
             except (errors.RayActorError, errors.ObjectLostError) as error:
-                lost: Exception = error
+                lost = error
                 self.losses += 1
-                reference = self._again(number, method, arguments)
         else:
-            raise EngineError(
-                f"a process of the cluster, with {self._envs} dreams, was lost {TRIES} times in a "
-                f"row ({lost}). Lost are the steps since the last snapshot: see Ray's logs, and "
-                f"restore a snapshot in a new environment."
-            )
+            raise EngineError(self._what_is_lost(f"{TRIES} times in a row", lost))
         self._keep(number, method, arguments, result)
         return result
+
+    def _what_is_lost(self, how: str, cause: object) -> str:
+        told = [
+            f"{len(log.calls)} calls of {log.made[0]} dreams since their last "
+            + ("reset" if log.base is None else "snapshot")
+            for log in self._logs.values()
+        ]
+        return (
+            f"a process of the cluster was lost {how} ({cause}). Lost are {', and '.join(told)}: "
+            f"see Ray's logs, and restore a snapshot of your own in a new environment"
+        )
 
     def close(self, number: int) -> None:
         """Forget a batch; the actor ends with its last one."""
@@ -218,24 +240,35 @@ class Host:
         else:
             self._ray.kill(self._actor)
 
-    @property
-    def _envs(self) -> int:
-        return sum(log.made[0] for log in self._logs.values())
-
     def _start(self) -> None:
-        self._actor = self._ray.remote(**self._resources)(Batches).remote(self._settings)
+        made = self._ray.remote(**self._resources)(Batches)
+        self._actor = made.remote(self._settings, versions_here())
 
     def _again(self, number: int, method: str, arguments: tuple[Any, ...]) -> Any:
-        """Start the actor anew, repeat what its batches did, and call ``method`` again."""
+        """Start the actor anew, repeat what its batches did, and call ``method`` again.
+
+        Raises EngineError if that fails for another reason than one more loss.
+        """
+        # One that only cannot be reached must not go on beside its successor.
+        self._ray.kill(self._actor)
         self._start()
+        begun = []
         for one, log in self._logs.items():
             if (one, method) != (number, "make"):
-                self._actor.make.remote(one, *log.made)
+                begun.append(self._actor.make.remote(one, *log.made))
             if log.base is not None:
-                self._actor.restore.remote(one, log.base)
+                begun.append(self._actor.restore.remote(one, log.base))
             for name, given in log.calls:
                 getattr(self._actor, name).remote(one, *given)
-        return getattr(self._actor, method).remote(number, *arguments)
+        try:
+            for reference in begun:
+                result_of(self._ray, reference)
+        except WorldsimError as error:
+            raise EngineError(self._what_is_lost("and cannot be started again", error)) from error
+        reference = getattr(self._actor, method).remote(number, *arguments)
+        if not self._ray.wait([reference], timeout=WAIT_S)[0]:
+            say("a process of the cluster was lost: waiting for room, or until it has caught up")
+        return reference
 
     def _keep(self, number: int, method: str, arguments: tuple[Any, ...], result: Any) -> None:
         log = self._logs[number]

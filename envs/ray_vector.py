@@ -17,7 +17,7 @@ from worldsim.envs.dream_common import check_actions, check_mask, list_seeds
 from worldsim.envs.ray_hosts import Host, join, part_of
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.arguments import whole
-from worldsim.runtime.cluster import AUTO, connected
+from worldsim.runtime.cluster_connection import AUTO, connected, require_room
 from worldsim.runtime.files import read_bytes, write_bytes
 from worldsim.runtime.options import check_options
 from worldsim.runtime.types import Array, Batch, Info
@@ -43,7 +43,7 @@ class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
     num_envs: number of environments, at least ``workers``.
     workers: number of processes, with about the same number of environments each.
     cluster: address of the cluster: ``auto``, ``local``, or ``host:port``
-        (:func:`worldsim.runtime.cluster.connected`).
+        (:func:`worldsim.runtime.cluster_connection.connected`).
     num_cpus, num_gpus: what each process takes of its machine; a fraction of a GPU shares it. Ray
         shows a process the GPUs that it was given.
     snapshot_every: steps between two snapshots of a process, which are kept here; a lost process
@@ -52,7 +52,9 @@ class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
     settings: all other arguments are those of ``WorldVectorEnv``, such as ``world`` (a name or a
         folder that all machines have), ``autoreset_mode`` and ``max_episode_steps``.
 
-    Raises MissingDependencyError without Ray, NotFoundError if no cluster answers.
+    Raises MissingDependencyError without Ray or with other versions on a machine, NotFoundError if
+    no cluster answers or a machine lacks the world, and InvalidInputError if the cluster has no
+    room for so many processes.
     """
 
     def __init__(
@@ -77,8 +79,15 @@ class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
         ray = self._connection.ray
         resources = {"num_cpus": num_cpus, "num_gpus": num_gpus}
         settings = {**settings, "render_mode": render_mode}
-        hosts = [Host(ray, settings, resources) for _ in range(workers)]
-        self._begin(hosts, snapshot_every, render_mode, {})
+        self._hosts: tuple[Host, ...] = ()
+        try:
+            require_room(ray, resources, workers)
+            hosts = [Host(ray, settings, resources) for _ in range(workers)]
+            self._begin(hosts, snapshot_every, render_mode, {})
+        except Exception:
+            # What was started must not stay.
+            self.close()
+            raise
 
     def _begin(
         self,
@@ -241,7 +250,7 @@ class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
 class _Connection:
     """A connection to a cluster, which ends with the last environment that uses it.
 
-    address: see :func:`worldsim.runtime.cluster.connected`.
+    address: see :func:`worldsim.runtime.cluster_connection.connected`.
     """
 
     def __init__(self, address: str) -> None:

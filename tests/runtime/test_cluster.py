@@ -23,7 +23,7 @@ def can_unshare() -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["local", "record", "vector"])
+@pytest.mark.parametrize("name", ["evaluate", "local", "record", "vector"])
 def test_cases(name: str) -> None:
     """One process for each file of cases: a cluster takes some twenty seconds to start."""
     pytest.importorskip("ray", reason="needs the extra cluster")

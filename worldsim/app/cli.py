@@ -17,6 +17,7 @@ from worldsim import __version__
 from worldsim.app import endings
 from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.runtime.children import safe_imports
+from worldsim.runtime.cluster_connection import with_cluster_value
 from worldsim.runtime.files import is_file, require_replaceable
 from worldsim.runtime.next_steps import Ending
 from worldsim.runtime.old_names import with_new_options
@@ -378,7 +379,7 @@ def parse_all(name: str, arguments: Sequence[str]) -> tuple[Any, Common]:
         form,
         prog=f"worldsim {name}",
         description=command.summary,
-        args=with_new_options(config_class, arguments),
+        args=with_cluster_value(with_new_options(config_class, arguments)),
         config=settings,
     )
     common = {

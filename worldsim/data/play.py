@@ -105,9 +105,9 @@ class RecordConfig:
     environment."""
     cluster: str | None = None
     """Play on the machines of a Ray cluster (extra ``cluster``), one environment per CPU, instead
-    of in ``workers`` here: ``host:port`` of its head, ``auto`` for the cluster that RAY_ADDRESS
-    names or that runs on this machine, or ``local`` to start one here. ``out`` must be a URL, or a
-    folder that all its machines share."""
+    of in ``workers`` here: ``auto``, as if no value is given, for the cluster that RAY_ADDRESS
+    names or that runs on this machine, ``host:port`` of its head, or ``local`` to start one here.
+    ``out`` must be a URL, or a folder that all its machines share."""
     engine_timeout_s: Positive = ENGINE_TIMEOUT_S
     """Time limit in seconds of one call of the environment (make, reset, step, close). After it,
     the engine is killed and the episode repeated. Has no effect with ``workers 0``."""

@@ -35,7 +35,7 @@ from worldsim.data.remote import (
 )
 from worldsim.data.report import add_report
 from worldsim.errors import InvalidInputError
-from worldsim.runtime.cluster import ClusterPool, Pool
+from worldsim.runtime.cluster import ClusterPool, Pool, pool_of
 from worldsim.runtime.files import make_writable_folder, remove_unfinished
 from worldsim.runtime.progress import Progress, say
 from worldsim.runtime.remote import Place, place_of
@@ -82,10 +82,8 @@ def record(config: RecordConfig) -> EpisodeDataset:
 
 
 def _pool(config: RecordConfig) -> WorkerPool[Player] | ClusterPool[Player]:
-    make = partial(Player, config)
-    if config.cluster is not None:
-        return ClusterPool(config.cluster, make, config.engine_timeout_s)
-    return WorkerPool(min(config.workers, config.shards), make, config.engine_timeout_s)
+    workers = min(config.workers, config.shards)
+    return pool_of(config.cluster, workers, partial(Player, config), config.engine_timeout_s)
 
 
 def _record_shards(

@@ -152,10 +152,10 @@ class RemoteDataset(EpisodeDataset):
         Raises DamagedFileError if what is in the store differs from its checksum.
         """
         self._fetch(index).result()
-        if index + 1 < len(self.shards):
-            self._fetch(index + 1)
         for oldest in [i for i in self._fetching if i not in (index, index + 1)][:-KEPT]:
             self._drop(oldest)
+        if index + 1 < len(self.shards):
+            self._fetch(index + 1)
         shard = super().load_shard(index)
         self._infos[index] = shard.episodes
         return shard

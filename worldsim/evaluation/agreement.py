@@ -17,17 +17,19 @@ import numpy as np
 from worldsim.evaluation.episodes import (
     PlayConfig,
     Task,
-    dream_episodes,
+    dream_policies,
     real_episodes,
     require_rewards,
     twin_limit,
 )
 from worldsim.evaluation.evaluate_agent import compare, workers_of
 from worldsim.evaluation.policy_batch import PolicySpec
+from worldsim.runtime.cluster_connection import using
 from worldsim.runtime.json_config import write_json
 from worldsim.runtime.ranges import Count
 from worldsim.runtime.types import Array, JsonObject, Space
 from worldsim.world import World
+from worldsim.world.spread import spread_world
 
 LEAST = 8
 """Policies below which a correlation says little."""
@@ -64,25 +66,23 @@ def agreement(config: AgreementConfig, world: World | None = None) -> JsonObject
     limit = twin_limit(world, config.max_steps)
     seeds = [config.seed + i for i in range(config.episodes)]
     tasks = [Task(spec, seed) for spec in specs for seed in seeds]
-    real = real_episodes(
-        world,
-        tasks,
-        limit,
-        workers_of(config.workers, len(tasks)),
-        timeout_s=config.engine_timeout_s,
-    )
-    dreaming = world.with_engine(config.engine)
-    rows, pairs = [], np.zeros((2, len(specs), config.episodes))
-    for i, spec in enumerate(specs):
-        played = real[i * config.episodes : (i + 1) * config.episodes]
-        dreamed = dream_episodes(
-            dreaming,
-            spec,
-            [one.start for one in played if one.start is not None],
-            seeds,
+    with using(config.cluster):
+        real = real_episodes(
+            world,
+            tasks,
             limit,
-            config.batch,
+            workers_of(config.workers, len(tasks)),
+            timeout_s=config.engine_timeout_s,
+            cluster=config.cluster,
         )
+        each = [real[i : i + config.episodes] for i in range(0, len(real), config.episodes)]
+        starts = [[one.start for one in played if one.start is not None] for played in each]
+        with spread_world(world.with_engine(config.engine), config.cluster) as chunks:
+            dreams = dream_policies(
+                chunks, list(zip(specs, starts, strict=True)), seeds, limit, config.batch
+            )
+    rows, pairs = [], np.zeros((2, len(specs), config.episodes))
+    for i, (spec, played, dreamed) in enumerate(zip(specs, each, dreams, strict=True)):
         pairs[:, i] = [one.total for one in dreamed], [one.total for one in played]
         figures = compare(
             played,

@@ -25,9 +25,10 @@ from worldsim.camera import Camera, dequantise_depth, quantise_depth
 from worldsim.data.play import package_versions
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.evaluation.metrics import seen_mask
+from worldsim.runtime.cluster import pool_of
 from worldsim.runtime.files import replacing, require_regular
 from worldsim.runtime.types import Array, Info, JsonObject, NamedArrays
-from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, Watched, WorkerPool
+from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, Watched
 from worldsim.shipped.policies import make_policy
 from worldsim.state import Frame
 from worldsim.world.image_env import make_env
@@ -416,12 +417,14 @@ def record_test_set(
     cache: Path | None = None,
     tick: Callable[[], object] = lambda: None,
     timeout_s: float = ENGINE_TIMEOUT_S,
+    cluster: str | None = None,
 ) -> list[E]:
     """Return the walks ``indices`` in order, from the cache where they exist.
 
     tick: called after each one.
     timeout_s: time limit of one call of the environment, see
         :class:`worldsim.runtime.workers.WorkerPool`.
+    cluster: address of a Ray cluster whose machines record, instead of ``workers`` here.
     """
     folder = cache / _cache_name(config) if cache is not None else None
     episodes: dict[int, E] = {}
@@ -437,7 +440,7 @@ def record_test_set(
     missing = [i for i in indices if i not in episodes]
     # One process gains nothing over this one.
     count = min(workers, len(missing)) if workers > 1 and len(missing) > 1 else 0
-    with WorkerPool(count, config.recorder, timeout_s) as pool:
+    with pool_of(cluster, count, config.recorder, timeout_s) as pool:
         for number, episode in pool.run(_record, [(index,) for index in missing]):
             episodes[missing[number]] = episode
             if folder is not None:

@@ -20,6 +20,8 @@ EPISODES = {"walks": FULL_EPISODES, "return-trip": 8, "dreams": 64, "long-walks"
 """Walks or trips by protocol, if no number is given."""
 HORIZONS = {"walks": 48, "return-trip": 48, "dreams": 96, "long-walks": 1000, "twin": 500}
 """Dreamed frames by protocol, if no number is given."""
+QUICK_WALKS, QUICK_STEPS = 4, 200
+"""Walks and dreamed frames with ``--quick``, if no number is given."""
 
 
 @old_fields(steps="num_inference_steps")
@@ -41,7 +43,8 @@ class EvaluateConfig:
     ``twin``: what is kept on six scripted ways out and back, drift of long dreams, actions, ranks
     of policies; of a world without poses, the spread of its random futures."""
     quick: bool = False
-    """With ``--protocol twin``, four walks and shorter dreams: about 3 minutes on two cores."""
+    """With ``--protocol twin``, 4 walks per trajectory and long dreams of 200 frames, unless
+    ``episodes`` and ``horizon`` say otherwise: a first impression."""
     episodes: Count | None = None
     """Number of walks (default 32; 64 for ``dreams``, which records as many others to compare with;
     16 per trajectory for ``twin``) or return trips (default 8). With ``walks``, from 32 on, walks
@@ -83,6 +86,11 @@ class EvaluateConfig:
     engine_timeout_s: Positive = ENGINE_TIMEOUT_S
     """Time limit in seconds of one call of the real twin. After it, the engine is killed and the
     walk recorded again. Has no effect in this process."""
+    cluster: str | None = None
+    """Compute on the machines of a Ray cluster (extra ``cluster``): ``auto``, as if no value is
+    given, for the one that RAY_ADDRESS names or that runs on this machine, ``host:port`` of its
+    head, or ``local`` to start one here. Walks to record and batches of dreams are spread.
+    Results are those of one machine with the same ``batch`` and ``threads``."""
     batch: Batch = 32
     """Walks to dream at once; smaller batches need less memory."""
     bootstrap: Count = 2000
@@ -97,6 +105,16 @@ class EvaluateConfig:
                 f"EvaluateConfig.history = {self.history!r}: it must be at least 2"
             )
         check_lengths(self.lengths)
+        if self.quick and self.protocol != "twin":
+            raise InvalidInputError(
+                f"--quick belongs to --protocol twin: with --protocol {self.protocol}, give fewer "
+                f"--episodes"
+            )
+        if self.protocol == "twin" and self.fits is not None:
+            raise InvalidInputError(
+                "--protocol twin fits no memory: leave out --memory radiance, or use "
+                "--protocol return-trip"
+            )
 
     @property
     def fits(self) -> Fits | None:
@@ -106,9 +124,13 @@ class EvaluateConfig:
     @property
     def walks(self) -> int:
         """Number of episodes."""
+        if self.quick and self.episodes is None:
+            return QUICK_WALKS
         return EPISODES[self.protocol] if self.episodes is None else self.episodes
 
     @property
     def dreamed(self) -> int:
         """Number of frames to dream after the history."""
+        if self.quick and self.horizon is None:
+            return QUICK_STEPS
         return HORIZONS[self.protocol] if self.horizon is None else self.horizon

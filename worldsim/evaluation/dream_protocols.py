@@ -7,11 +7,12 @@ from torch import Tensor
 
 from worldsim.errors import MissingGeometryError
 from worldsim.evaluation import dreams, long_walks
-from worldsim.evaluation.benchmark_set import TestSetConfig, stack
+from worldsim.evaluation.benchmark_set import TestSet, TestSetConfig, stack
 from worldsim.evaluation.config import EvaluateConfig
 from worldsim.evaluation.encoder import SIZE, encode, load_encoder
 from worldsim.evaluation.metrics import area_average
-from worldsim.evaluation.running import fitting, record, setting_of
+from worldsim.evaluation.running import over_chunks, record, setting_of
+from worldsim.runtime.chunks import Chunks
 from worldsim.runtime.progress import Progress
 from worldsim.runtime.types import JsonObject
 from worldsim.world import World
@@ -21,22 +22,18 @@ ENCODED = ("worldsim/FreedoomReal-v0",)
 """Real twins whose frames the shipped encoder of distances was trained on."""
 
 
-def measure_dreams(config: EvaluateConfig, world: World) -> JsonObject:
+def measure_dreams(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
     """Evaluate dreams at the true poses; as many other walks are what they are compared with."""
     settings = TestSetConfig(*twin_of(world), config.seed, config.history, config.dreamed)
     count = config.walks
     recorded = record(config, world, settings, range(2 * count), "walk")
     walks = stack(recorded, settings)
     test = walks.part(0, count, "cpu")
-    chunks = range(0, count, config.batch)
-    with Progress(len(chunks) * dreams.steps_of(config.history, config.dreamed), "dreaming") as bar:
-        measured = (
-            dreams.dream(
-                world, walks.part(i, min(i + config.batch, count), world.device), bar.update
-            )
-            for i in chunks
-        )
-        found = dreams.join(fitting(config, world, lambda: list(measured)))
+    starts = range(0, count, config.batch)
+    parts = [(walks.part(i, min(i + config.batch, count), "cpu"),) for i in starts]
+    steps = dreams.steps_of(config.history, config.dreamed)
+    with Progress(len(parts) * steps, "dreaming") as bar:
+        found = dreams.join(over_chunks(config, chunks, _dream, parts, bar.update, steps))
     features = None
     if world.config.env_id in ENCODED and min(walks.rgb.shape[-2:]) >= SIZE:
         encoder, after = load_encoder(device=world.device), config.history
@@ -57,7 +54,11 @@ def measure_dreams(config: EvaluateConfig, world: World) -> JsonObject:
     return results | {"protocol": dreams.PROTOCOL, "horizon": config.dreamed} | told
 
 
-def measure_long_walks(config: EvaluateConfig, world: World) -> JsonObject:
+def _dream(world: World, walks: TestSet, tick: dreams.Tick) -> dreams.Dreams:
+    return dreams.dream(world, walks.part(0, len(walks), world.device), tick)
+
+
+def measure_long_walks(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
     """Evaluate the statistics of long walks, beside those of real ones from the same starts."""
     memory = world.config.memory
     if not world.has_geometry or memory is None:
@@ -68,11 +69,12 @@ def measure_long_walks(config: EvaluateConfig, world: World) -> JsonObject:
         *twin_of(world), config.seed, config.history, config.dreamed, memory=memory
     )
     recorded = record(config, world, settings, range(config.walks), "pair of walks")
-    chunks = [(i, recorded[i : i + config.batch]) for i in range(0, len(recorded), config.batch)]
-    with Progress(len(chunks) * (config.history - 1 + config.dreamed), "dreaming") as bar:
-        parts = (
-            long_walks.dream(world, chunk, settings, first, bar.update) for first, chunk in chunks
+    starts = range(0, len(recorded), config.batch)
+    parts = [(recorded[i : i + config.batch], settings, i) for i in starts]
+    steps = config.history - 1 + config.dreamed
+    with Progress(len(parts) * steps, "dreaming") as bar:
+        dreamed = np.concatenate(
+            over_chunks(config, chunks, long_walks.dream, parts, bar.update, steps)
         )
-        dreamed = np.concatenate(fitting(config, world, lambda: list(parts)))
     results = long_walks.compute(dreamed, recorded, settings, config.bootstrap, config.seed)
     return results | {"protocol": long_walks.PROTOCOL} | setting_of(config, world, recorded)

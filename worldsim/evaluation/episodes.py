@@ -17,14 +17,17 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.policy_batch import Crowd, PolicySpec
+from worldsim.runtime.chunks import Chunks, Here
+from worldsim.runtime.cluster import pool_of
 from worldsim.runtime.json_config import check_ranges
-from worldsim.runtime.progress import Progress, follow
+from worldsim.runtime.progress import Progress
 from worldsim.runtime.ranges import Batch, Count, Positive, Seed, Workers
 from worldsim.runtime.types import Array, Env
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, Watched, WorkerPool
 from worldsim.state import SceneStart
 from worldsim.world import World
 from worldsim.world.scene_files import scene_of
+from worldsim.world.spread import portable
 from worldsim.world.twin import make_twin
 from worldsim.world.world import bucket
 
@@ -47,6 +50,12 @@ class PlayConfig:
     workers: Workers | None = None
     """Processes that play the real twin. By default one per core (at most 16). 0 plays in this
     process."""
+    cluster: str | None = None
+    """Compute on the machines of a Ray cluster (extra ``cluster``): ``auto``, as if no value is
+    given, for the one that RAY_ADDRESS names or that runs on this machine, ``host:port`` of its
+    head, or ``local`` to start one here. Real episodes and batches of dreams are spread. Results
+    are those of one machine with the same ``batch`` and ``threads``. All machines must have the
+    agents' folders."""
     batch: Batch = 128
     """Number of dreamed episodes at once."""
     device: str | None = None
@@ -134,14 +143,18 @@ def real_episodes(
     workers: int,
     what: str = "real twin",
     timeout_s: float = ENGINE_TIMEOUT_S,
+    cluster: str | None = None,
 ) -> list[Played]:
     """Play the tasks in the real twin, in ``workers`` processes; 0 plays in this one.
 
     limit: maximum number of steps.
     timeout_s: time limit of one call of the environment, see
         :class:`worldsim.runtime.workers.WorkerPool`.
+    cluster: address of a Ray cluster whose machines play, instead of ``workers`` here.
     """
-    if workers == 0 or len(tasks) == 1:
+    if cluster is not None:
+        make = partial(watched_twin, portable(world))
+    elif workers == 0 or len(tasks) == 1:
         workers, make = 0, partial(watched_twin, world)
     elif world.folder is None:
         raise InvalidInputError(
@@ -152,7 +165,7 @@ def real_episodes(
         make = partial(_load_twin, world.folder, world.trusted)
     played: dict[int, Played] = {}
     bar = Progress(len(tasks), what, "episode")
-    with bar, WorkerPool(min(workers, len(tasks)), make, timeout_s) as pool:
+    with bar, pool_of(cluster, min(workers, len(tasks)), make, timeout_s) as pool:
         for index, one in pool.run(_play_task, [(task, limit) for task in tasks]):
             played[index] = one
             bar.update()
@@ -214,14 +227,49 @@ def dream_episodes(
 
     seeds: seeds of dream and policy, one per episode.
     """
-    played: list[Played] = []
-    for first in follow(range(0, len(starts), batch), "dream", "batch"):
-        part = slice(first, first + batch)
-        played += _dream_batch(world, spec, starts[part], seeds[part], limit, keep)
-    return played
+    return dream_policies(Here(world), [(spec, starts)], seeds, limit, batch, keep)[0]
+
+
+def dream_policies(
+    chunks: Chunks[World],
+    policies: Sequence[tuple[PolicySpec, Sequence[SceneStart]]],
+    seeds: Sequence[int],
+    limit: int,
+    batch: int,
+    keep: bool = False,
+) -> list[list[Played]]:
+    """Dream one episode of each policy from each of its starts, ``batch`` of a policy at a time.
+
+    chunks: where batches are dreamed, see :func:`worldsim.world.spread.spread_world`.
+    seeds: seeds of dream and policy, one per episode; all policies have the same.
+    """
+    parts: list[tuple[object, ...]] = []
+    for spec, starts in policies:
+        for first in range(0, len(starts), batch):
+            some = slice(first, first + batch)
+            parts.append((spec, starts[some], seeds[some], limit, keep))
+    with Progress(len(parts), "dream", "batch") as bar:
+        found = iter(chunks.map(_dream_batch, parts, bar.update))
+    return [
+        [one for _ in range(0, len(starts), batch) for one in next(found)] for _, starts in policies
+    ]
 
 
 def _dream_batch(
+    world: World,
+    spec: PolicySpec,
+    starts: Sequence[SceneStart],
+    seeds: Sequence[int],
+    limit: int,
+    keep: bool,
+    tick: Callable[[], object],
+) -> list[Played]:
+    played = _dream_some(world, spec, starts, seeds, limit, keep)
+    tick()
+    return played
+
+
+def _dream_some(
     world: World,
     spec: PolicySpec,
     starts: Sequence[SceneStart],

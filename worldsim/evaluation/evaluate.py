@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from functools import partial
+from collections.abc import Callable
 
 import torch
 
@@ -27,24 +27,27 @@ from worldsim.evaluation.benchmark_set import (
 )
 from worldsim.evaluation.config import FULL_EPISODES, EvaluateConfig
 from worldsim.evaluation.dream_protocols import measure_dreams, measure_long_walks
-from worldsim.evaluation.memory_fitting import with_radiance
+from worldsim.evaluation.memory_fitting import Fits, with_radiance
 from worldsim.evaluation.metrics import comparable, moved_frames
 from worldsim.evaluation.running import (
     check_recorded,
-    fitting,
+    over_chunks,
     record,
     setting_of,
     workers_of,
 )
 from worldsim.evaluation.strips import save_strips
-from worldsim.evaluation.trip_recording import TripConfig, stack_trips
+from worldsim.evaluation.trip_recording import Trip, TripConfig, stack_trips
 from worldsim.evaluation.twin.protocol import measure_twin
-from worldsim.evaluation.twin.protocol import table as twin_table
+from worldsim.evaluation.twin.report import table as twin_table
+from worldsim.runtime.chunks import Chunks
+from worldsim.runtime.cluster_connection import using
 from worldsim.runtime.json_config import write_json
 from worldsim.runtime.progress import Progress
 from worldsim.runtime.types import JsonObject
-from worldsim.state import Frame
+from worldsim.state import Frame, map_tensors
 from worldsim.world import World
+from worldsim.world.spread import spread_world
 from worldsim.world.twin import twin_of
 
 EXTRA_EPISODES = 8
@@ -73,17 +76,16 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> JsonObject:
         )
     if config.fits is not None:
         world = with_radiance(world)
-    if config.protocol == "walks" and not world.has_geometry:
-        results, told = _task(config, world), task.table
-    else:
-        run, told = {
-            "walks": (_walks, figures.table),
-            "return-trip": (_return_trips, returns.table),
-            "dreams": (measure_dreams, dreams.table),
-            "long-walks": (measure_long_walks, long_walks.table),
-            "twin": (measure_twin, twin_table),
-        }[config.protocol]
-        results = run(config, world)
+    run, told = {
+        "walks": (_walks, figures.table) if world.has_geometry else (_task, task.table),
+        "return-trip": (_return_trips, returns.table),
+        "dreams": (measure_dreams, dreams.table),
+        "long-walks": (measure_long_walks, long_walks.table),
+        "twin": (measure_twin, twin_table),
+    }[config.protocol]
+    # One connection for all that is recorded and dreamed.
+    with using(config.cluster), spread_world(world, config.cluster) as chunks:
+        results = run(config, world, chunks)
     if config.fits is not None:
         results |= {
             "memory": config.memory,
@@ -97,19 +99,18 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> JsonObject:
     return results
 
 
-def _task(config: EvaluateConfig, world: World) -> JsonObject:
+def _task(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
     """Evaluate a world without geometry: next frames from the true past, and returns."""
     with Progress(config.walks, "recording", "episode") as bar:
-        episodes, limit = task.play(world, config.walks, config.seed, bar.update)
-    forced: list[task.Forced] = []
-    dreams: list[task.Dreamed] = []
+        episodes, limit = task.play(world, config.walks, config.seed, bar.update, config.cluster)
+    parts = [
+        (episodes[i : i + config.batch], config.seed, i, limit)
+        for i in range(0, len(episodes), config.batch)
+    ]
     with Progress(None, "dreaming") as bar:
-        for i in range(0, len(episodes), config.batch):
-            chunk = episodes[i : i + config.batch]
-            forced += fitting(config, world, partial(task.force, world, chunk, bar.update))
-            dreams += fitting(
-                config, world, partial(task.dream, world, chunk, config.seed, i, limit, bar.update)
-            )
+        found = over_chunks(config, chunks, task.measure, parts, bar.update, limit)
+    forced = [one for part, _ in found for one in part]
+    dreams = [one for _, part in found for one in part]
     return task.compute(episodes, forced, dreams, config.bootstrap, config.seed) | {
         "protocol": task.PROTOCOL,
         "policy": task.POLICY,
@@ -123,7 +124,7 @@ def _task(config: EvaluateConfig, world: World) -> JsonObject:
     }
 
 
-def _return_trips(config: EvaluateConfig, world: World) -> JsonObject:
+def _return_trips(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
     if not world.has_geometry:
         raise MissingGeometryError(
             f"world {config.world} has no poses, so there is no way back: evaluate it with "
@@ -131,24 +132,30 @@ def _return_trips(config: EvaluateConfig, world: World) -> JsonObject:
         )
     settings = TripConfig(*twin_of(world), config.seed, lengths=config.lengths, undo=config.undo)
     recorded = record(config, world, settings, range(config.walks), "trip")
-    chunks = [
-        stack_trips(recorded[i : i + config.batch], settings, world.device)
-        for i in range(0, len(recorded), config.batch)
-    ]
-    with Progress(sum(returns.steps_of(world, chunk) for chunk in chunks), "dreaming") as bar:
-        measured = (
-            returns.measure_returns(world, chunk, bar.update, config.fits) for chunk in chunks
-        )
-        parts = fitting(config, world, lambda: list(measured))
-    spec = world.spec
-    results = returns.compute(returns.join(parts), spec.window, config.bootstrap, config.seed)
+    starts = range(0, len(recorded), config.batch)
+    parts = [(recorded[i : i + config.batch], settings, config.fits) for i in starts]
+    steps = returns.steps_of(world, stack_trips(recorded[:1], settings))
+    with Progress(steps * len(parts), "dreaming") as bar:
+        measured = over_chunks(config, chunks, _measure_returns, parts, bar.update, steps)
+    window = world.spec.window
+    results = returns.compute(returns.join(measured), window, config.bootstrap, config.seed)
     return results | {"protocol": "return-trip/1"} | setting_of(config, world, recorded)
 
 
-def _walks(config: EvaluateConfig, world: World) -> JsonObject:
+def _measure_returns(
+    world: World,
+    trips: list[Trip],
+    settings: TripConfig,
+    fits: Fits | None,
+    tick: Callable[[], object],
+) -> returns.Returned:
+    return returns.measure_returns(world, stack_trips(trips, settings, world.device), tick, fits)
+
+
+def _walks(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
     episodes, test = frozen_test_set(config, world)
     spec = world.spec
-    parts = _measure(config, world, test)
+    parts = _measure(config, world, chunks, test)
     n = config.history
     measured = measure.join(parts)
     shared: JsonObject = {
@@ -199,6 +206,7 @@ def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpis
                 config.cache,
                 bar.update,
                 config.engine_timeout_s,
+                config.cluster,
             )
             check_recorded(config, world, new)
             episodes += new
@@ -216,20 +224,25 @@ def _seen_frames(test: TestSet, window: int) -> int:
     return int((moved & late & (test.covered > figures.SEEN_FRAME_SHARE)).sum())
 
 
-def _measure(config: EvaluateConfig, world: World, test: TestSet) -> list[measure.Measured]:
-    chunks = range(0, len(test), config.batch)
-    actions = test.fork_act.shape[2]
-    total = len(chunks) * measure.steps_of(
-        world, config.history, config.dreamed, len(test.config.fork_frames), actions
+def _measure(
+    config: EvaluateConfig, world: World, chunks: Chunks[World], test: TestSet
+) -> list[measure.Measured]:
+    starts = range(0, len(test), config.batch)
+    parts = [(test.part(i, i + config.batch, "cpu"), config.fits) for i in starts]
+    steps = measure.steps_of(
+        world,
+        *(config.history, config.dreamed),
+        *(len(test.config.fork_frames), test.fork_act.shape[2]),
     )
-    with Progress(total, "dreaming") as bar:
-        parts = (
-            measure.measure(
-                world, test.part(i, i + config.batch, world.device), bar.update, config.fits
-            )
-            for i in chunks
-        )
-        return fitting(config, world, lambda: list(parts))
+    with Progress(len(parts) * steps, "dreaming") as bar:
+        return over_chunks(config, chunks, _measure_walks, parts, bar.update, steps)
+
+
+def _measure_walks(
+    world: World, test: TestSet, fits: Fits | None, tick: Callable[[], object]
+) -> measure.Measured:
+    found = measure.measure(world, test.part(0, len(test), world.device), tick, fits)
+    return map_tensors(torch.Tensor.cpu, found)
 
 
 @torch.no_grad()

@@ -17,13 +17,14 @@ from worldsim.evaluation.episodes import (
     PlayConfig,
     Played,
     Task,
-    dream_episodes,
+    dream_policies,
     real_episodes,
     require_rewards,
     twin_limit,
 )
 from worldsim.evaluation.policy_batch import PolicySpec
 from worldsim.evaluation.statistics import interval, interval_text, mean_statistic, report
+from worldsim.runtime.cluster_connection import using
 from worldsim.runtime.json_config import write_json
 from worldsim.runtime.ranges import Count
 from worldsim.runtime.types import Array, JsonObject
@@ -31,6 +32,7 @@ from worldsim.shipped.agent_files import read_card, update_card
 from worldsim.shipped.policies import saved_folder
 from worldsim.world import World
 from worldsim.world.files import find_world_of_file
+from worldsim.world.spread import spread_world
 
 MAX_WORKERS = 16
 
@@ -75,18 +77,19 @@ def evaluate_agent(config: EvaluateAgentConfig, world: World | None = None) -> J
     limit = twin_limit(world, config.max_steps)
     seeds = [config.seed + i for i in range(config.episodes)]
     workers = workers_of(config.workers, len(seeds))
-    real = real_episodes(
-        world,
-        [Task(spec, seed) for seed in seeds],
-        limit,
-        workers,
-        timeout_s=config.engine_timeout_s,
-    )
-    real_seconds = time.monotonic() - began
-    starts = [one.start for one in real if one.start is not None]
-    dream = dream_episodes(
-        world.with_engine(config.engine), spec, starts, seeds, limit, config.batch
-    )
+    with using(config.cluster):
+        real = real_episodes(
+            world,
+            [Task(spec, seed) for seed in seeds],
+            limit,
+            workers,
+            timeout_s=config.engine_timeout_s,
+            cluster=config.cluster,
+        )
+        real_seconds = time.monotonic() - began
+        starts = [one.start for one in real if one.start is not None]
+        with spread_world(world.with_engine(config.engine), config.cluster) as chunks:
+            (dream,) = dream_policies(chunks, [(spec, starts)], seeds, limit, config.batch)
     frames = card.real_frames_used if card else 0
     if frames is None:
         frames = world.card.get("frames")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from worldsim.errors import InvalidInputError, OutOfMemoryError
 from worldsim.evaluation.benchmark_set import Recorded, Settings, digest, record_test_set
 from worldsim.evaluation.config import EvaluateConfig
+from worldsim.runtime.chunks import Chunks
 from worldsim.runtime.progress import Progress
 from worldsim.runtime.types import Array, JsonObject
 from worldsim.world import World
@@ -46,6 +47,7 @@ def record(
             config.cache,
             bar.update,
             config.engine_timeout_s,
+            config.cluster,
         )
     check_recorded(config, world, recorded)
     return recorded
@@ -84,14 +86,35 @@ def workers_of(config: EvaluateConfig, episodes: int) -> int:
     return max(1, min(os.cpu_count() or 1, MAX_WORKERS, episodes // 4))
 
 
-def fitting(config: EvaluateConfig, world: World, measured: Callable[[], list[T]]) -> list[T]:
-    """Return what ``measured`` returns; an out-of-memory error says what to change."""
+def over_chunks(
+    config: EvaluateConfig,
+    chunks: Chunks[World],
+    function: Callable[..., T],
+    parts: Iterable[tuple[object, ...]],
+    tick: Callable[..., object],
+    ticks: float,
+) -> list[T]:
+    """Return ``function(world, *part, tick=tick)`` of each part, here or on a cluster.
+
+    An out-of-memory error says what to change.
+
+    ticks: what a part adds to the progress.
+    """
+    return chunks.map(_fit, parts, tick, (config.batch, function), ticks)
+
+
+def _fit(
+    world: World,
+    batch: int,
+    function: Callable[..., T],
+    *part: Any,
+    tick: Callable[..., object],
+) -> T:
     try:
-        return measured()
+        return function(world, *part, tick=tick)
     except torch.cuda.OutOfMemoryError as error:
-        less = max(1, config.batch // 4)
         raise OutOfMemoryError(
-            f"{config.batch} walks at once do not fit on {world.device}: try --batch {less}"
+            f"{batch} walks at once do not fit on {world.device}: try --batch {max(1, batch // 4)}"
         ) from error
 
 

@@ -32,11 +32,13 @@ from worldsim.evaluation.task_outcomes import (
     errors_of_constant,
     f1_score,
 )
+from worldsim.runtime.cluster import pool_of
 from worldsim.runtime.types import Array, Env, JsonMapping, JsonObject
-from worldsim.runtime.workers import Engine, WorkerPool
+from worldsim.runtime.workers import Engine
 from worldsim.state import Frame, SceneStart, WorldState
 from worldsim.training.buffer import is_synthetic_terminal
 from worldsim.world import World
+from worldsim.world.spread import portable
 from worldsim.world.world import bucket
 
 PROTOCOL = "task/1"
@@ -116,20 +118,25 @@ class Dreamed:
 
 
 def play(
-    world: World, count: int, seed: int, told: Callable[[int], object]
+    world: World,
+    count: int,
+    seed: int,
+    told: Callable[[int], object],
+    cluster: str | None = None,
 ) -> tuple[list[Truth], int]:
     """Play the real episodes; returns them and the steps after which they are truncated.
 
     told: called with 1 after each.
+    cluster: address of a Ray cluster that plays them; None plays here.
     """
-    episodes: list[Truth] = []
+    episodes: dict[int, Truth] = {}
     tasks = [Task(PolicySpec(POLICY), *_seeds(seed, i)) for i in range(count)]
-    with WorkerPool(0, partial(watched_twin, world)) as here:
-        ((_, limit),) = here.run(limit_of, [(None, STEPS)])
-        for _, truth in here.run(_play_one, [(task, limit) for task in tasks]):
-            episodes.append(truth)
+    with pool_of(cluster, 0, partial(watched_twin, portable(world))) as pool:
+        ((_, limit),) = pool.run(limit_of, [(None, STEPS)])
+        for index, truth in pool.run(_play_one, [(task, limit) for task in tasks]):
+            episodes[index] = truth
             told(1)
-    return episodes, limit
+    return [episodes[i] for i in range(count)], limit
 
 
 def _play_one(engine: Engine[Env], task: Task, limit: int) -> Truth:
@@ -140,6 +147,18 @@ def _seeds(seed: int, number: int) -> tuple[int, int]:
     """Return the environment's and the policy's seed of an episode."""
     env, policy = np.random.SeedSequence([SEED_SPACE, seed, number]).generate_state(2)
     return int(env) >> 1, int(policy) >> 1
+
+
+def measure(
+    world: World,
+    episodes: Sequence[Truth],
+    seed: int,
+    first: int,
+    limit: int,
+    tick: Callable[[int], object],
+) -> tuple[list[Forced], list[Dreamed]]:
+    """Predict the episodes step by step, and dream as many: :func:`force` and :func:`dream`."""
+    return force(world, episodes, tick), dream(world, episodes, seed, first, limit, tick)
 
 
 def force(world: World, episodes: Sequence[Truth], told: Callable[[int], object]) -> list[Forced]:

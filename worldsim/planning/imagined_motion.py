@@ -52,6 +52,13 @@ class Relief:
         self.cell, self.z = (cell[1] * self.side + cell[0])[near], position[2, near]
         self._drawn: dict[int, Tensor] = {}
 
+    def to(self, device: torch.device) -> Relief:
+        """Move it to a device; returns itself."""
+        for name in ("low", "cell", "z"):
+            setattr(self, name, getattr(self, name).to(device))
+        self._drawn = {level: drawn.to(device) for level, drawn in self._drawn.items()}
+        return self
+
     def around(self, pose: Tensor) -> Tensor:
         """Return maps of the surroundings of poses (b, 4, 4), (b, 2, 48, 48) uint8.
 

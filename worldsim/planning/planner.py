@@ -9,7 +9,7 @@ the steps of a fork.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -31,8 +31,12 @@ from worldsim.planning.objectives import (
     require_dreaming,
 )
 from worldsim.protocols import Policy
+from worldsim.runtime.arguments import whole
+from worldsim.runtime.chunks import Chunks, Here
 from worldsim.runtime.types import Action, Array, Env, Space
-from worldsim.state import WorldState
+from worldsim.state import WorldState, concatenate
+from worldsim.world import World
+from worldsim.world.spread import spread_world
 
 Column: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor | Array | None]
 """Frames, rewards, whether alive, and poses of one step."""
@@ -42,10 +46,23 @@ class Imagination:
     """Futures from where something is now.
 
     source: an environment with ``fork(n)``, wrapped or not, or anything :class:`Dreaming`. It stays
-    where it is. Raises InvalidInputError for one that can neither be forked nor imagined from.
+        where it is.
+    batch: candidates imagined at once; None imagines all in one batch. Costs depend on the batch
+        size up to rounding, and not on where a batch is imagined.
+    chunks: where batches are imagined, such as :func:`worldsim.world.spread.spread_world` of the
+        source's world; None imagines them in this process, one after another.
+
+    Raises InvalidInputError for a source that can neither be forked nor imagined from.
     """
 
-    def __init__(self, source: Env | Source) -> None:
+    def __init__(
+        self,
+        source: Env | Source,
+        batch: int | None = None,
+        chunks: Chunks[World] | None = None,
+    ) -> None:
+        self._batch = None if batch is None else whole("batch", batch, 1, 65_536)
+        self._chunks = chunks
         # The iterations of a plan start from one state.
         self._relief: tuple[WorldState, int, Relief | None] | None = None
         unwrapped: object = source.unwrapped if isinstance(source, gym.Env) else source
@@ -57,6 +74,8 @@ class Imagination:
                 "worldsim.world.tracker.Belief of it"
             )
         self.source: Source = unwrapped
+        if batch is not None or chunks is not None:
+            require_dreaming(unwrapped, "candidates in batches")
 
     def futures(self, acts: Tensor, needs: Needs) -> Futures:
         """Return the futures of actions (n, t, ...).
@@ -65,18 +84,32 @@ class Imagination:
         """
         if needs is Needs.MOTION:
             source = require_dreaming(self.source, "poses to be imagined")
-            world, state = source.world, source.state
-            if (
-                self._relief is None
-                or self._relief[0] is not state
-                or self._relief[1] < acts.shape[1]
-            ):
-                known = relief_of(world, state, acts.shape[1]) if world.has_geometry else None
-                self._relief = state, acts.shape[1], known
-            return Futures(pose=imagine_motion(world, state, acts, self._relief[2]))
-        if isinstance(self.source, Forking):
+            given = source.state, self._relief_for(source, acts.shape[1])
+            return self._in_batches(source, _imagine_motion, acts, given)
+        if self._batch is None and self._chunks is None and isinstance(self.source, Forking):
             return _imagine_by_forks(self.source, acts)
-        return _imagine_by_steps(self.source, acts)
+        source = require_dreaming(self.source, "futures")
+        return self._in_batches(source, _imagine_by_steps, acts, (source.state,))
+
+    def _relief_for(self, source: Dreaming, steps: int) -> Relief | None:
+        """Return the surroundings of the source, drawn for at least so many steps."""
+        state = source.state
+        if self._relief is None or self._relief[0] is not state or self._relief[1] < steps:
+            known = relief_of(source.world, state, steps) if source.world.has_geometry else None
+            self._relief = state, steps, known
+        return self._relief[2]
+
+    def _in_batches(
+        self,
+        source: Dreaming,
+        imagine: Callable[..., Futures],
+        acts: Tensor,
+        given: tuple[object, ...],
+    ) -> Futures:
+        """Return ``imagine(world, *given, acts)`` of all batches of the candidates."""
+        chunks = self._chunks or Here(source.world)
+        parts = [(some,) for some in acts.split(self._batch or len(acts))]
+        return concatenate(chunks.map(imagine, parts, shared=given))
 
 
 def _imagine_by_forks(env: Forking, acts: Tensor) -> Futures:
@@ -93,16 +126,35 @@ def _imagine_by_forks(env: Forking, acts: Tensor) -> Futures:
     return _join(columns)
 
 
-def _imagine_by_steps(source: Dreaming, acts: Tensor) -> Futures:
+def _imagine_motion(
+    world: World,
+    state: WorldState,
+    relief: Relief | None,
+    acts: Tensor,
+    tick: Callable[..., object],
+) -> Futures:
+    known = None if relief is None else relief.to(world.device)
+    return Futures(pose=imagine_motion(world, _on_device(world, state), acts, known))
+
+
+@torch.no_grad()
+def _imagine_by_steps(
+    world: World, state: WorldState, acts: Tensor, tick: Callable[..., object]
+) -> Futures:
     n, t = acts.shape[:2]
-    world, columns = source.world, list[Column]()
-    state = source.state.select(torch.zeros(n, dtype=torch.int64))
+    columns = list[Column]()
+    state = _on_device(world, state).select(torch.zeros(n, dtype=torch.int64))
     alive = torch.ones(n, dtype=torch.bool, device=world.device)
     for step in range(t):
         state, transition = world.step(state, acts[:, step].to(world.device, state.act.dtype))
         columns.append((transition.frame.rgb, transition.rew, alive, transition.frame.pose))
         alive = alive & ~transition.term
     return _join(columns)
+
+
+def _on_device(world: World, state: WorldState) -> WorldState:
+    """Return a state where its world is; states come from other machines on the CPU."""
+    return state if state.seed.device == world.device else state.to(world.device)
 
 
 def _join(columns: list[Column]) -> Futures:
@@ -185,7 +237,8 @@ class Planner:
     """Base class of planners: a :class:`worldsim.protocols.Policy` that acts out a plan.
 
     source: where to plan: a dream, wrapped or not, or a :class:`worldsim.world.tracker.Belief` of a
-        walk in the real twin. It must follow the actions taken.
+        walk in the real twin. It must follow the actions taken. An :class:`Imagination` of one
+        tells where the candidates are imagined.
     objective: what to maximise.
     replan: number of actions of a plan before the next one.
 
@@ -193,9 +246,11 @@ class Planner:
     judged there.
     """
 
-    def __init__(self, source: Env | Source, objective: Objective, replan: int = 1) -> None:
+    def __init__(
+        self, source: Env | Source | Imagination, objective: Objective, replan: int = 1
+    ) -> None:
         self.objective, self._replan = objective, replan
-        self.imagination = Imagination(source)
+        self.imagination = source if isinstance(source, Imagination) else Imagination(source)
         self.action_space = action_space_of(self.imagination.source)
         self.discrete = (
             isinstance(self.action_space, gym.spaces.Discrete) and self.action_space.start == 0
@@ -239,13 +294,17 @@ def plan_in_dream(
     goal: tuple[float, float] | None,
     steps: int,
     seed: int,
-    policy_of: Callable[[Env, Objective], Policy],
+    policy_of: Callable[[Imagination, Objective], Policy],
+    batch: int | None = None,
+    cluster: str | None = None,
 ) -> dict[str, float]:
     """Plan and act in a dream until the goal is reached.
 
     world: name or folder.
     goal: metres ahead and to the left of the start; None to maximise the reward.
-    policy_of: creates the policy for an environment and an objective.
+    policy_of: creates the policy for what imagines futures, and an objective.
+    batch: candidates imagined at once; by default all.
+    cluster: address of a Ray cluster whose machines imagine the batches; None imagines here.
 
     Returns the return, the number of steps and, for a goal, the remaining metres.
     """
@@ -261,14 +320,16 @@ def plan_in_dream(
         aim[:3, 3] += goal[0] * aim[:3, 2] - goal[1] * aim[:3, 0]
         # A point straight ahead may lie in a place that has not been seen.
         objective = PoseGoal(aim, least_coverage=0.0)
-    policy = policy_of(env, objective)
-    policy.reset(seed)
+    source: Any = env.unwrapped
     found = {"return": 0.0, "steps": 0.0}
-    for _ in range(steps):
-        obs, rew, term, trunc, info = env.step(policy.act(obs))
-        found = {"return": found["return"] + float(rew), "steps": found["steps"] + 1.0}
-        if term or trunc or (isinstance(policy, Planner) and policy.arrived):
-            break
+    with spread_world(source.world, cluster) as chunks:
+        policy = policy_of(Imagination(env, batch, chunks if cluster else None), objective)
+        policy.reset(seed)
+        for _ in range(steps):
+            obs, rew, term, trunc, info = env.step(policy.act(obs))
+            found = {"return": found["return"] + float(rew), "steps": found["steps"] + 1.0}
+            if term or trunc or (isinstance(policy, Planner) and policy.arrived):
+                break
     env.close()
     if goal is not None:
         found["metres_left"] = float((torch.as_tensor(info["pose"])[:3, 3] - aim[:3, 3]).norm())

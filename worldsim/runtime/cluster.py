@@ -5,27 +5,43 @@ Ray places the tasks and repeats those whose machine is lost. On each machine, a
 :class:`worldsim.runtime.workers.Worker`: a process of its own, which is replaced if its engine
 crashes or hangs. The result of a task must depend on the task alone, as in a pool on one machine.
 
-Ray is the extra ``cluster``. All machines need the same versions of Python, Ray and worldsim.
+Ray is the extra ``cluster``. All machines need the same versions of Python, Ray, worldsim, PyTorch
+and NumPy, which is checked before a task runs (:func:`require_versions`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import socket
-from collections.abc import Callable, Iterator, Sequence
+import functools
+import io
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copyreg import dispatch_table
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Generic, Protocol, TypeVar
 
-from worldsim.errors import NotFoundError, WorldsimError
-from worldsim.runtime.extras import missing
-from worldsim.runtime.workers import ENGINE_TIMEOUT_S, POLL_S, TRIES, Closes, Engine, Worker
+from worldsim.errors import WorldsimError
+from worldsim.runtime.cluster_connection import (
+    connected,
+    naming_machine,
+    require_room,
+    require_versions,
+    result_of,
+    versions_here,
+)
+from worldsim.runtime.progress import say
+from worldsim.runtime.workers import (
+    ENGINE_TIMEOUT_S,
+    POLL_S,
+    TRIES,
+    Closes,
+    Engine,
+    Worker,
+    WorkerPool,
+)
 
-AUTO, LOCAL = "auto", "local"
-"""Addresses: of the cluster that ``RAY_ADDRESS`` names or that runs on this machine; and of one
-that is started here and ends with the program."""
-
-CONNECT_S = 10.0
-"""Seconds that the head of a cluster may take to answer."""
+WAIT_S = 30.0
+"""Seconds after which the wait for a free machine is mentioned."""
 
 T = TypeVar("T", bound=Closes)
 R = TypeVar("R")
@@ -50,73 +66,48 @@ class Pool(Protocol):
         ...
 
 
-@contextlib.contextmanager
-def connected(address: str) -> Iterator[Any]:
-    """Context with a connection to a Ray cluster; yields the module ``ray``.
-
-    A connection that is there already is used, and left open.
-
-    address: ``auto``, ``local``, or ``host:port``, see :data:`AUTO`.
-
-    Raises MissingDependencyError without Ray, and NotFoundError if no cluster answers.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise missing("--cluster needs Ray", "cluster", error) from error
-    if ray.is_initialized():
-        yield ray
-        return
-    try:
-        if address not in (AUTO, LOCAL):
-            # Ray itself asks for many minutes.
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), CONNECT_S).close()
-        ray.init(
-            address=address,
-            # Nothing outside this machine reaches what is started here.
-            _node_ip_address="127.0.0.1" if address == LOCAL else None,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise NotFoundError(
-            f"no Ray cluster answers at {address!r} ({error}): start one with `ray start --head`, "
-            f"or pass --cluster {LOCAL}"
-        ) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def result_of(ray: Any, reference: Any) -> Any:
-    """Return the result of a remote call; raises what the call raised, as if it were made here."""
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause or error) from None
+def pool_of(
+    cluster: str | None,
+    workers: int,
+    make: Callable[[], T],
+    timeout_s: float = ENGINE_TIMEOUT_S,
+) -> WorkerPool[T] | ClusterPool[T]:
+    """Return a pool on a cluster, or one of ``workers`` processes here if ``cluster`` is None."""
+    if cluster is None:
+        return WorkerPool(workers, make, timeout_s)
+    return ClusterPool(cluster, make, timeout_s)
 
 
 class ClusterPool(Generic[T]):
     """A pool whose processes are on the machines of a Ray cluster; a context manager.
 
-    Each running task takes one of the cluster's CPUs.
-
     address: of the cluster, see :func:`connected`.
     make: creates what the processes play with; a function that can be sent to a process.
     timeout_s: time limit of one engine call, seconds.
+    resources: what a running task takes of its machine: ``num_cpus``, by default 1, ``num_gpus``.
+
+    Entering raises InvalidInputError if no machine has so much.
     """
 
     def __init__(
-        self, address: str, make: Callable[[], T], timeout_s: float = ENGINE_TIMEOUT_S
+        self,
+        address: str,
+        make: Callable[[], T],
+        timeout_s: float = ENGINE_TIMEOUT_S,
+        resources: Mapping[str, float] | None = None,
     ) -> None:
         self._address, self._make, self._timeout_s = address, make, timeout_s
+        self._resources = {"num_cpus": 1.0, **(resources or {})}
+        self._key = secrets.token_hex(8)
         self._left = contextlib.ExitStack()
 
     def __enter__(self) -> ClusterPool[T]:
-        self._ray = self._left.enter_context(connected(self._address))
+        with contextlib.ExitStack() as left:
+            self._ray = left.enter_context(connected(self._address))
+            require_room(self._ray, self._resources)
+            # Once: what is made may be large.
+            self._sealed = self._ray.put(seal(self._make))
+            self._left = left.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -133,25 +124,34 @@ class ClusterPool(Generic[T]):
         tasks: Sequence[tuple[object, ...]],
         told: Callable[[], object] = lambda: None,
         died: Callable[[int, str], object] = lambda index, cause: None,
+        shared: tuple[object, ...] = (),
     ) -> Iterator[tuple[int, R]]:
         """See :class:`worldsim.runtime.workers.WorkerPool`.
 
         died: not called: Ray repeats the tasks of lost machines by itself.
+        shared: arguments of all tasks, after the engine. They are sent to each machine once.
 
-        Raises what ``function`` raises, or WorldsimError for a task whose machine was lost
-        :data:`worldsim.runtime.workers.TRIES` times.
+        Raises what ``function`` raises, WorldsimError for a task whose machine was lost
+        :data:`worldsim.runtime.workers.TRIES` times, and MissingDependencyError if a machine has
+        other versions than this one.
         """
         ray = self._ray
-        remote = ray.remote(num_cpus=1, max_retries=TRIES - 1)(_play)
-        make = ray.put(self._make)
+        remote = ray.remote(max_retries=TRIES - 1, **self._resources)(_play)
+        common = self._key, self._sealed, self._timeout_s, versions_here()
+        together = ray.put(seal(shared))
         waiting = {
-            remote.remote(make, self._timeout_s, function, task): index
+            remote.remote(*common, seal((function, task)), together): index
             for index, task in enumerate(tasks)
         }
+        asked, seconds = bool(waiting), 0.0
         try:
             while waiting:
                 ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
                 told()
+                seconds += POLL_S
+                if asked and seconds >= WAIT_S and not ready and self._waits():
+                    say("the cluster's machines are all taken: waiting for one to become free")
+                    asked = False
                 for reference in ready:
                     index = waiting.pop(reference)
                     yield index, self._result(reference, index)
@@ -159,10 +159,14 @@ class ClusterPool(Generic[T]):
             for reference in waiting:
                 ray.cancel(reference, force=True)
 
+    def _waits(self) -> bool:
+        """Return whether no CPU of the cluster is free."""
+        return float(self._ray.available_resources().get("CPU", 0.0)) < self._resources["num_cpus"]
+
     def _result(self, reference: Any, index: int) -> Any:
         errors = self._ray.exceptions
         try:
-            return result_of(self._ray, reference)
+            return ForkingPickler.loads(result_of(self._ray, reference))
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.RaySystemError) as error:
             raise WorldsimError(
                 f"task {index} was lost with its machine {TRIES} times ({error}). What is finished "
@@ -170,21 +174,82 @@ class ClusterPool(Generic[T]):
             ) from error
 
 
-# On the cluster's machines.
+class _ByValue(ForkingPickler):
+    """Writes tensors as they are, where a pipe's would write handles of this machine's memory."""
 
-_workers: list[tuple[object, float, Worker[Any]]] = []
-"""The engine's process that belongs to this process of Ray."""
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, 5)
+        self.dispatch_table = dispatch_table
+
+    def reducer_override(self, value: Any) -> Any:
+        """Write tensors for the CPU, and of a part of one the part alone; all else as usual."""
+        kind = type(value)
+        if (kind.__module__, kind.__name__) != ("torch", "Tensor") or value.requires_grad:
+            return NotImplemented
+        if value.device.type != "cpu":
+            value = value.cpu()
+        if value.untyped_storage().nbytes() > value.nbytes:
+            value = value.clone()
+        return value.__reduce_ex__(5)
+
+
+def seal(value: object) -> bytes:
+    """Return a value as the bytes that processes of other machines read.
+
+    A process of Ray passes them on to its engine's process without importing what is inside:
+    PyTorch alone takes it 1.4 s and 150 MB.
+    """
+    file = io.BytesIO()
+    _ByValue(file).dump(value)
+    return file.getvalue()
+
+
+# On the cluster's machines, in processes of Ray.
+
+_workers: list[tuple[str, float, Worker[Any]]] = []
+"""The engine's process that belongs to this process of Ray, its pool's key and its time limit."""
 
 
 def _play(
-    make: Callable[[], Closes],
+    key: str,
+    make: bytes,
     timeout_s: float,
-    function: Callable[[Engine[Any]], R],
-    task: tuple[object, ...],
-) -> R:
-    """Run a task in the engine's process; starts it for the first task."""
-    if _workers and _workers[0][:2] != (make, timeout_s):
+    versions: dict[str, str],
+    call: bytes,
+    shared: bytes,
+) -> bytes:
+    """Run a task in the engine's process; starts it for the first task of a pool.
+
+    key: of the pool.
+    versions: of the caller's packages.
+    make, call, shared: sealed; a function and its arguments after the engine are a call.
+    """
+    require_versions(versions)
+    if _workers and _workers[0][1] != timeout_s:
         _workers.pop()[2].close()
     if not _workers:
-        _workers.append((make, timeout_s, Worker(make, timeout_s)))
-    return _workers[0][2].call(function, *task)
+        _workers.append((key, timeout_s, Worker(functools.partial(_make, make), timeout_s)))
+    worker = _workers[0][2]
+    if _workers[0][0] != key:
+        # The process stays: it has imported what takes seconds.
+        worker.play_with(functools.partial(_make, make))
+        _workers[0] = key, timeout_s, worker
+    with naming_machine():
+        return worker.call(_call, call, shared)
+
+
+# On the cluster's machines, in processes of engines.
+
+
+def _make(make: bytes) -> Closes:
+    import torch
+
+    # What was played before may have set another number.
+    torch.set_num_threads(1)
+    created: Closes = ForkingPickler.loads(make)()
+    return created
+
+
+def _call(engine: Engine[Any], call: bytes, shared: bytes) -> bytes:
+    function, task = ForkingPickler.loads(call)
+    return seal(function(engine, *ForkingPickler.loads(shared), *task))

@@ -200,7 +200,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.data, (str, Path)):
-            object.__setattr__(self, "data", (Path(self.data),))
+            object.__setattr__(self, "data", (self.data,))
         if not self.data:
             raise InvalidInputError("TrainConfig.data is empty: name the folder of a recording")
         check_ranges(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -9,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from worldsim.data.play import RecordConfig
 from worldsim.data.record import record
 from worldsim.data.remote import RemoteDataset, open_dataset
-from worldsim.errors import DamagedFileError, NotFoundError
+from worldsim.errors import DamagedFileError, MissingDependencyError, NotFoundError
 from worldsim.runtime.files import sha256_of
 from worldsim.runtime.remote import RemoteFolder
 
@@ -84,22 +86,54 @@ def test_to_a_store_and_from_there(
     assert remote.sha256("shard-00002.safetensors") == local["shard-00002.safetensors"]
 
 
-def test_a_node_is_killed(cluster: Any, local: dict[str, str], tmp_path: Path) -> None:
-    """Its shards are recorded again, on the others; no byte differs."""
+def test_a_process_and_a_node_are_killed(
+    cluster: Any, local: dict[str, str], tmp_path: Path
+) -> None:
+    """Their shards are recorded again, on the others; no byte differs."""
     out = tmp_path / "shared"
     node = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    killed: list[str] = []
+
+    def wait_for(shards: int) -> None:
+        while len(list(out.glob("shard-*.safetensors"))) < shards:
+            time.sleep(0.02)
 
     def kill() -> None:
-        while not list(out.glob("shard-*.safetensors")):
-            time.sleep(0.05)
+        wait_for(1)
+        while not killed:
+            for process in players():
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+                    killed.append("a process of Ray")
+                    break
+        wait_for(2)
         cluster.remove_node(node, allow_graceful=False)
+        killed.append("a node")
 
     killer = threading.Thread(target=kill)
     killer.start()
     record(settings(out, cluster=cluster.address))
     killer.join()
-    assert checksums(out) == local
+    assert killed == ["a process of Ray", "a node"] and checksums(out) == local
     assert not [name for name in os.listdir(out) if name.startswith(".")]
+
+
+def players() -> list[psutil.Process]:
+    """Return Ray's processes that play now."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "".join(process.cmdline()[:1]).startswith("ray::_play"):
+                found.append(process)
+    return found
+
+
+def test_other_versions(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found before anything is recorded."""
+    monkeypatch.setattr("worldsim.runtime.cluster.versions_here", lambda: {"numpy": "0.1"})
+    with pytest.raises(MissingDependencyError, match=r"machine .* has numpy .* instead of 0\.1"):
+        record(settings(tmp_path / "none", cluster=cluster.address))
+    assert not (tmp_path / "none").exists()
 
 
 def test_no_cluster() -> None:

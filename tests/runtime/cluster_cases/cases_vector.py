@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
+from gymnasium.vector import AutoresetMode
 
+from worldsim.envs import ray_hosts
 from worldsim.envs.ray_vector import RayVectorEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
-from worldsim.errors import InvalidInputError
+from worldsim.errors import (
+    EngineError,
+    InvalidInputError,
+    MissingDependencyError,
+    NotFoundError,
+)
+from worldsim.runtime.cluster_connection import versions_here
 
 SETTINGS: dict[str, Any] = {"device": "cpu", "max_episode_steps": 5}
 
@@ -21,7 +31,7 @@ SETTINGS: dict[str, Any] = {"device": "cpu", "max_episode_steps": 5}
 def envs(cluster: Any, world_folder: Path) -> Iterator[tuple[RayVectorEnv, WorldVectorEnv]]:
     """Four dreams in two processes, and the same four in this one: batches of one computed size."""
     settings = {**SETTINGS, "world": str(world_folder), "autoreset_mode": "SameStep"}
-    spread = RayVectorEnv(4, 2, cluster.address, snapshot_every=4, **settings)
+    spread = RayVectorEnv(4, 2, cluster.address, num_cpus=0.5, snapshot_every=4, **settings)
     yield spread, WorldVectorEnv(4, **settings)
     spread.close()
 
@@ -92,6 +102,61 @@ def test_snapshots_and_forks(envs: tuple[RayVectorEnv, WorldVectorEnv], tmp_path
     spread.step(actions(3))
     assert_same(futures.step(actions(4)), other.step(actions(4)))
     futures.close()
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "Disabled"])
+def test_autoreset_modes(
+    cluster: Any, envs: tuple[RayVectorEnv, WorldVectorEnv], world_folder: Path, mode: str
+) -> None:
+    """As Gymnasium defines them: the step after the last one resets, or a masked reset does."""
+    settings = {**SETTINGS, "world": str(world_folder), "autoreset_mode": mode}
+    spread, whole = RayVectorEnv(2, 1, num_cpus=0.5, **settings), WorldVectorEnv(2, **settings)
+    assert spread.metadata["autoreset_mode"] is AutoresetMode(mode)
+    assert_same(spread.reset(seed=3), whole.reset(seed=3))
+    for step in range(6):
+        found = spread.step(actions(step)[:2])
+        assert_same(found, whole.step(actions(step)[:2]))
+        # Five steps are an episode. Without autoreset it stays over.
+        assert found[3].tolist() == [step == 4 or (step == 5 and mode == "Disabled")] * 2
+        assert "final_obs" not in found[4]
+    if mode == "Disabled":
+        options = {"reset_mask": np.array([False, True])}
+        again = spread.reset(options=dict(options))
+        assert_same(again, whole.reset(options=dict(options)))
+    spread.close()
+
+
+def test_a_process_that_cannot_come_back(
+    envs: tuple[RayVectorEnv, WorldVectorEnv], world_folder: Path, tmp_path: Path
+) -> None:
+    """Its machine has lost the world: the error says what is lost, and nothing is made up."""
+    shutil.copytree(world_folder, tmp_path / "world")
+    settings = {**SETTINGS, "world": str(tmp_path / "world")}
+    with closing(RayVectorEnv(2, 1, num_cpus=0.5, **settings)) as env:
+        env.reset(seed=1)
+        env.step(actions(0)[:2])
+        shutil.rmtree(tmp_path / "world")
+        ray.kill(env._hosts[0]._actor, no_restart=True)
+        lost = r"Lost are 2 calls of 2 dreams since their last reset"
+        with pytest.raises(EngineError, match=lost):
+            env.step(actions(1)[:2])
+
+
+def test_what_a_cluster_cannot_do(
+    envs: tuple[RayVectorEnv, WorldVectorEnv], world_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the machine and the next step; no process stays behind."""
+    world = str(world_folder)
+    with pytest.raises(InvalidInputError, match="room for 2 of 3 processes of 1 CPU each"):
+        RayVectorEnv(3, 3, **SETTINGS, world=world)
+    with pytest.raises(InvalidInputError, match="room for 0 of 1 processes of 1 CPU and 1 GPU"):
+        RayVectorEnv(1, 1, num_gpus=1, **SETTINGS, world=world)
+    with pytest.raises(NotFoundError, match=r"nowhere.*on machine .* of the cluster"):
+        RayVectorEnv(1, 1, num_cpus=0.5, world="nowhere")
+    other = {**versions_here(), "torch": "0.1"}
+    monkeypatch.setattr(ray_hosts, "versions_here", lambda: other)
+    with pytest.raises(MissingDependencyError, match=r"has torch .* instead of 0\.1"):
+        RayVectorEnv(1, 1, num_cpus=0.5, world=world)
 
 
 def test_bad_input(envs: tuple[RayVectorEnv, WorldVectorEnv]) -> None:

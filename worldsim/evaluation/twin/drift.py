@@ -48,13 +48,13 @@ def steps_of(history: int, horizon: int) -> int:
 
 
 @torch.no_grad()
-def dream(world: World, test: TestSet, tick: Tick = lambda: None) -> Drift:
-    """Dream the walks of ``test`` at the true poses."""
+def dream(world: World, test: TestSet, horizon: int, tick: Tick = lambda: None) -> Drift:
+    """Dream ``horizon`` steps of the walks of ``test`` at the true poses."""
     history = test.config.history
     state = take_in_history(world, test, tick)
     last = test.rgb[:, history - 1]
     columns: dict[str, list[Tensor]] = {}
-    for t in range(history, test.config.frames):
+    for t in range(history, history + horizon):
         state, transition = world.step(state, test.act[:, t - 1], pose=test.pose[:, t])
         mine, truth = transition.frame.rgb, test.rgb[:, t]
         difference = mine.float().mean((2, 3)) - truth.float().mean((2, 3))

@@ -10,7 +10,7 @@ half of the twins from the other half.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -30,6 +30,7 @@ STEPS = (10, 20, 40)
 """Steps after which futures are compared."""
 SHARED_SEED = 17
 """Seed of the actions, which all episodes share."""
+Tick = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,11 @@ def play_twin(env: Env, seed: int, acts: Sequence[object]) -> tuple[SceneStart, 
 
 @torch.no_grad()
 def dream(
-    world: World, starts: Sequence[SceneStart], seeds: Sequence[int], acts: Sequence[object]
+    world: World,
+    starts: Sequence[SceneStart],
+    seeds: Sequence[int],
+    acts: Sequence[object],
+    tick: Tick = lambda: None,
 ) -> Array:
     """Dream the actions from each start; returns (n, s, d)."""
     state = world.initial(starts, seeds)
@@ -95,6 +100,7 @@ def dream(
         ended |= transition.term.cpu()
         if i in STEPS:
             found.append(_future(rgb, total, ended))
+        tick()
     return np.stack(found, 1)
 
 

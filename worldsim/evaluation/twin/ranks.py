@@ -125,6 +125,15 @@ def compare(twin: Array, dream: Array, success: Array, draws: int, seed: int) ->
     }
 
 
+def lasting(env_id: str, env_kwargs: JsonObject, steps: int) -> tuple[str, JsonObject]:
+    """Return id and arguments of the real twin with a time limit of at least ``steps``."""
+    limit = gym.spec(env_id).max_episode_steps
+    limit = env_kwargs.get("max_episode_steps", limit)
+    if limit is None or limit < 0 or limit > steps:
+        return env_id, env_kwargs
+    return env_id, {**env_kwargs, "max_episode_steps": steps + 1}
+
+
 def make_twin(env_id: str, env_kwargs: JsonObject) -> Env:
     """Return the real twin as a :class:`worldsim.runtime.workers.WorkerPool` plays it."""
     return Watched(make_env(env_id, env_kwargs))

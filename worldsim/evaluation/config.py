@@ -20,7 +20,7 @@ EPISODES = {"walks": FULL_EPISODES, "return-trip": 8, "dreams": 64, "long-walks"
 """Walks or trips by protocol, if no number is given."""
 HORIZONS = {"walks": 48, "return-trip": 48, "dreams": 96, "long-walks": 1000, "twin": 500}
 """Dreamed frames by protocol, if no number is given."""
-QUICK_WALKS, QUICK_STEPS = 4, 200
+QUICK_WALKS, QUICK_STEPS = 2, 100
 """Walks and dreamed frames with ``--quick``, if no number is given."""
 
 
@@ -43,7 +43,7 @@ class EvaluateConfig:
     ``twin``: what is kept on six scripted ways out and back, drift of long dreams, actions, ranks
     of policies; of a world without poses, the spread of its random futures."""
     quick: bool = False
-    """With ``--protocol twin``, 4 walks per trajectory and long dreams of 200 frames, unless
+    """With ``--protocol twin``, 2 walks per trajectory and long dreams of 100 frames, unless
     ``episodes`` and ``horizon`` say otherwise: a first impression."""
     episodes: Count | None = None
     """Number of walks (default 32; 64 for ``dreams``, which records as many others to compare with;

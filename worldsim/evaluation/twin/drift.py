@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from worldsim.evaluation.figures import Figures
 from worldsim.evaluation.measure import take_in_history
 from worldsim.evaluation.metrics import psnr, sharpness
 from worldsim.evaluation.statistics import mean_statistic, pooled_mean
+from worldsim.runtime.types import Array
 from worldsim.state import concatenate
 from worldsim.world import World
 
@@ -89,9 +91,14 @@ def add(figures: Figures, drift: Drift, segment: int = SEGMENT) -> None:
             array = values[:, part].double().numpy()
             figures.mean(f"{key}.{name}", array, np.ones_like(array, bool))
         pair = [list(x[:, part].double().numpy()) for x in (drift.sharpness, drift.true_sharpness)]
-        above, below = (mean_statistic(x) for x in pair)
         figures.add(
             f"drift_sharpness.{name}",
             pooled_mean(pair[0]) / pooled_mean(pair[1]),
-            lambda counts, above=above, below=below: above(counts) / below(counts),
+            partial(_ratio, mean_statistic(pair[0]), mean_statistic(pair[1])),
         )
+
+
+def _ratio(
+    above: Callable[[Array], Array], below: Callable[[Array], Array], counts: Array
+) -> Array:
+    return above(counts) / below(counts)

@@ -9,12 +9,15 @@ Four figures per trajectory, PSNR in dB as everywhere (per frame, capped at 40, 
 - ``mirrored``: the frame m steps after the turning point beside the one m steps before it, where
   the true camera came back to within 5 cm and 2 degrees.
 
-The real twin gets the same figures from its own frames: the most that can be reached, since points
-are followed to the nearest pixel.
+The real twin gets the same figures from its own frames: about the most that can be reached, since
+points are followed to the nearest pixel. So does a dream that shows the last input frame for ever:
+it is perfectly mirrored and may be consistent with itself, but it keeps no input. No figure says
+enough alone.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -70,6 +73,13 @@ def true_frames(walks: Trajectories) -> Shown:
     return Shown(walks.rgb, depth, walks.pose, walks.intrinsics)
 
 
+def stand(walks: Trajectories) -> Shown:
+    """Return a dream that shows the last input frame for ever, whatever the camera does."""
+    truth, last = true_frames(walks), walks.config.history - 1
+    frames = torch.arange(walks.rgb.shape[1], device=walks.rgb.device).clamp(max=last)
+    return dataclasses.replace(truth, rgb=truth.rgb[:, frames], depth=truth.depth[:, frames])
+
+
 @torch.no_grad()
 def dream(world: World, walks: Trajectories, tick: Tick = lambda: None) -> Shown:
     """Dream the ways out and back at the true poses.
@@ -118,7 +128,9 @@ def score(walks: Trajectories, shown: Shown) -> Kept:
         seen, pixel = shown.sighted(t, t - LAG)
         consistent.append(_of_frame(shown.rgb[:, t], shown.colours(t - LAG, pixel), seen))
     return Kept(
-        *(torch.stack(x, 1).cpu() for x in (inputs, generated, consistent)),
+        input=torch.stack(inputs, 1).cpu(),
+        generated=torch.stack(generated, 1).cpu(),
+        consistent=torch.stack(consistent, 1).cpu(),
         mirrored=_mirrored(walks, shown).cpu(),
         shares=torch.stack(shares, 1).cpu(),
     )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from worldsim.evaluation.metrics import area_average
-from worldsim.runtime.types import Array, Env, JsonObject
+from worldsim.runtime.types import Array, Env, JsonObject, Space
 from worldsim.state import SceneStart
 from worldsim.world import World
 from worldsim.world.scene_files import scene_of
@@ -41,7 +41,7 @@ class Futures:
     dream: Array
 
 
-def actions(space: gym.Space, steps: int) -> list[object]:
+def actions(space: Space, steps: int) -> list[object]:
     """Return the actions that all episodes play: each is held for one to eight steps."""
     rng = np.random.default_rng(SHARED_SEED)
     space.seed(SHARED_SEED)

@@ -119,6 +119,8 @@ def _kept(
         sets = [stack_trajectories([every[n] for n in one], one, settings, name) for one in numbers]
         of_twin = kept.join([kept.score(one, kept.true_frames(one)) for one in sets])
         kept.add(figures, of_twin, name, "_twin")
+        still = kept.join([kept.score(one, kept.stand(one)) for one in sets])
+        kept.add(figures, still, name, "_stand")
         shares[name] = [round(float(x), 4) for x in of_twin.shares.mean((0, 1))]
         for kind in kinds:
             for one, walks in zip(numbers, sets, strict=True):
@@ -184,12 +186,13 @@ def _go_on(world: World, test: TestSet, horizon: int, tick: Tick) -> tuple[drift
 
 def _ranks(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
     """Return how policies rank in the dream and in the twin."""
+    steps = ranks.STEPS
     specs = ranks.policies(world.action_space, world.config.env_id)
     count = min(config.walks, DRIFT_WALKS)
     seeds = [config.seed * 1_000_003 + i for i in range(count)]
-    tasks = [(spec, seed) for spec in specs for seed in seeds]
+    tasks = [(spec, seed, steps) for spec in specs for seed in seeds]
     walked: dict[int, ranks.Walked] = {}
-    make = partial(ranks.make_twin, *ranks.lasting(*twin_of(world), ranks.STEPS + 1))
+    make = partial(ranks.make_twin, *ranks.lasting(*twin_of(world), steps + 1))
     pool = pool_of(config.cluster, workers_of(config, len(tasks)), make, config.engine_timeout_s)
     with Progress(len(tasks), "real twin", "episode") as bar, pool as engines:
         for number, one in engines.run(ranks.play_task, tasks):
@@ -200,9 +203,9 @@ def _ranks(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonO
     for p, spec in enumerate(specs):
         starts = [one.start for one in twins[p * count : (p + 1) * count]]
         for i in range(0, count, config.batch):
-            parts.append((spec, starts[i : i + config.batch], seeds[i : i + config.batch]))
-    with Progress(len(parts) * ranks.STEPS, "closed loop") as bar:
-        found = over_chunks(config, chunks, _close, parts, bar.update, ranks.STEPS)
+            parts.append((spec, starts[i : i + config.batch], seeds[i : i + config.batch], steps))
+    with Progress(len(parts) * steps, "closed loop") as bar:
+        found = over_chunks(config, chunks, _close, parts, bar.update, steps)
     dreamed = [one for part in found for one in part]
     both = (dreamed, twins)
     area = np.array([[one.area for one in each] for each in both]).reshape(2, len(specs), count)
@@ -212,9 +215,14 @@ def _ranks(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonO
 
 
 def _close(
-    world: World, spec: PolicySpec, starts: Sequence[SceneStart], seeds: Sequence[int], tick: Tick
+    world: World,
+    spec: PolicySpec,
+    starts: Sequence[SceneStart],
+    seeds: Sequence[int],
+    steps: int,
+    tick: Tick,
 ) -> list[ranks.Walked]:
-    return ranks.walk_dream(world, spec, starts, seeds, tick)
+    return ranks.walk_dream(world, spec, starts, seeds, steps, tick)
 
 
 def _outcomes(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:

@@ -19,7 +19,7 @@ from worldsim.evaluation.agreement import correlations
 from worldsim.evaluation.benchmark_set import TEST_SPLIT, require_geometry
 from worldsim.evaluation.policy_batch import Crowd, PolicySpec
 from worldsim.runtime.keyboard import action_names
-from worldsim.runtime.types import Array, Env, JsonObject
+from worldsim.runtime.types import Array, Env, JsonObject, Space
 from worldsim.runtime.workers import Engine, Watched
 from worldsim.state import SceneStart
 from worldsim.world import World
@@ -51,7 +51,7 @@ class Walked:
         return bool(np.linalg.norm(self.position - self.position[0], axis=1).max() >= FAR)
 
 
-def policies(space: gym.Space, env_id: str) -> list[PolicySpec]:
+def policies(space: Space, env_id: str) -> list[PolicySpec]:
     """Return nine policies that walk differently far."""
     names = action_names(space, env_id)
     forward, turn = names.index("forward"), names.index("turn left")
@@ -65,7 +65,7 @@ def policies(space: gym.Space, env_id: str) -> list[PolicySpec]:
     ]
 
 
-def walk_twin(env: Env, spec: PolicySpec, seed: int, steps: int = STEPS) -> Walked:
+def walk_twin(env: Env, spec: PolicySpec, seed: int, steps: int) -> Walked:
     """Walk one episode in the real twin."""
     obs, info = env.reset(seed=seed, options=dict(TEST_SPLIT))
     require_geometry(info, str(env.spec.id if env.spec else env))
@@ -87,8 +87,8 @@ def walk_dream(
     spec: PolicySpec,
     starts: Sequence[SceneStart],
     seeds: Sequence[int],
+    steps: int,
     tick: Tick = lambda: None,
-    steps: int = STEPS,
 ) -> list[Walked]:
     """Walk one episode from each start in the dream, at its own poses."""
     crowd = Crowd(spec, world.action_space, seeds, world.device)
@@ -139,6 +139,6 @@ def make_twin(env_id: str, env_kwargs: JsonObject) -> Env:
     return Watched(make_env(env_id, env_kwargs))
 
 
-def play_task(engine: Engine[Env], spec: PolicySpec, seed: int) -> Walked:
+def play_task(engine: Engine[Env], spec: PolicySpec, seed: int, steps: int) -> Walked:
     """Walk one episode in a pool's engine."""
-    return engine.play(lambda env: walk_twin(env, spec, seed))
+    return engine.play(lambda env: walk_twin(env, spec, seed, steps))

@@ -14,7 +14,7 @@ ROWS = (
     ("mirrored, dB", "mirrored"),
 )
 KINDS = (("", ""), ("  memory off", "_no_memory"), ("  nearest frame", "_retrieval"))
-"""Name and key of each kind of memory; the twin's own figures come last."""
+"""Name and key of each kind of memory; those of the last input frame for ever and the twin's own come last."""
 
 
 def table(results: JsonMapping) -> str:
@@ -23,7 +23,7 @@ def table(results: JsonMapping) -> str:
         return _outcome_table(results)
     lines = [f"{'':<22}" + "".join(f"{name:>20}" for name in TRAJECTORIES)]
     for title, key in ROWS:
-        for name, kind in (*KINDS, ("  real twin", "_twin")):
+        for name, kind in (*KINDS, ("  last input frame", "_stand"), ("  real twin", "_twin")):
             if key + kind in results:
                 cells = [_cell(results, key + kind, one) for one in TRAJECTORIES]
                 lines.append(f"{name or title:<22}" + "".join(f"{cell:>20}" for cell in cells))

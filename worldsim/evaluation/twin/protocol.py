@@ -68,7 +68,7 @@ def measure_twin(config: EvaluateConfig, world: World, chunks: Chunks[World]) ->
         }
     settings = TrajectoryConfig(*twin_of(world), config.seed)
     walks = config.walks
-    recorded = record(config, world, settings, range(walks * len(TRAJECTORIES)), "trajectory")
+    recorded = record(config, world, settings, range(walks * len(TRAJECTORIES)), "scripted walk")
     figures = Figures(walks, config.bootstrap, config.seed)
     shares = _kept(config, world, chunks, settings, recorded, figures)
     results: JsonObject = {**figures.values, "gated_share": shares, "ci95": figures.ci95}
@@ -105,7 +105,7 @@ def _kept(
     recorded: Sequence[Trajectory],
     figures: Figures,
 ) -> JsonObject:
-    """Add what all kinds of memory keep on all trajectories; returns the gate's shares."""
+    """Add what all kinds of memory keep on all trajectories; returns the shares of gated pixels."""
     kinds, count = kinds_of(world), len(TRAJECTORIES)
     groups: list[tuple[str, str]] = []
     parts: list[tuple[object, ...]] = []
@@ -121,7 +121,6 @@ def _kept(
         kept.add(figures, of_twin, name, "_twin")
         still = kept.join([kept.score(one, kept.stand(one)) for one in sets])
         kept.add(figures, still, name, "_stand")
-        shares[name] = [round(float(x), 4) for x in of_twin.shares.mean((0, 1))]
         for kind in kinds:
             for one, walks in zip(numbers, sets, strict=True):
                 groups.append((name, kind))
@@ -131,7 +130,11 @@ def _kept(
         found = over_chunks(config, chunks, _keep, parts, bar.update, steps / len(parts))
     for name, kind in dict.fromkeys(groups):
         same = [one for one, group in zip(found, groups, strict=True) if group == (name, kind)]
-        kept.add(figures, kept.join(same), name, kind)
+        together = kept.join(same)
+        kept.add(figures, together, name, kind)
+        if not kind:
+            both = together.shares.mean((0, 1)).tolist()
+            shares[name] = {"input": round(both[0], 4), "generated": round(both[1], 4)}
     return shares
 
 

@@ -14,7 +14,7 @@ ROWS = (
     ("mirrored, dB", "mirrored"),
 )
 KINDS = (("", ""), ("  memory off", "_no_memory"), ("  nearest frame", "_retrieval"))
-"""Name and key of each kind of memory; those of the last input frame for ever and the twin's own come last."""
+"""Name and key of each kind of memory; the last input frame and the real twin come after them."""
 
 
 def table(results: JsonMapping) -> str:
@@ -28,8 +28,8 @@ def table(results: JsonMapping) -> str:
                 cells = [_cell(results, key + kind, one) for one in TRAJECTORIES]
                 lines.append(f"{name or title:<22}" + "".join(f"{cell:>20}" for cell in cells))
     gated = results["gated_share"]
-    for title, i in (("pixels gated, input", 0), ("  generated", 1)):
-        lines.append(f"{title:<22}" + "".join(f"{gated[one][i]:>20.2f}" for one in TRAJECTORIES))
+    for title, key in (("pixels gated, input", "input"), ("  generated", "generated")):
+        lines.append(f"{title:<22}" + "".join(f"{gated[one][key]:>20.2f}" for one in TRAJECTORIES))
     for title, key in (
         ("long dream, dB", "drift_psnr"),
         ("  last true frame", "drift_psnr_stand"),

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldsim.errors import InvalidInputError
 from worldsim.evaluation.metrics import area_average
 from worldsim.runtime.types import Array, Env, JsonObject, Space
 from worldsim.state import SceneStart
@@ -54,7 +55,10 @@ def actions(space: Space, steps: int) -> list[object]:
 def play_twin(env: Env, seed: int, acts: Sequence[object]) -> tuple[SceneStart, Array]:
     """Play the actions in the real twin.
 
-    Returns the start and its futures (s, d).
+    Returns the start and its futures (s, d): fewer than :data:`STEPS` if a time limit cuts the
+    episode off.
+
+    Raises InvalidInputError if it does so before the first of them.
     """
     obs, info = env.reset(seed=seed)
     discrete = isinstance(env.action_space, gym.spaces.Discrete)
@@ -66,13 +70,16 @@ def play_twin(env: Env, seed: int, acts: Sequence[object]) -> tuple[SceneStart, 
             obs, reward, terminated, truncated, _ = env.step(act)
             total += float(reward)
             ended = bool(terminated)
-            if truncated:
+            if truncated and not ended:
                 break
         if i in STEPS:
             picture = torch.from_numpy(np.ascontiguousarray(obs.transpose(2, 0, 1)))[None]
             found.append(_future(picture, torch.tensor([total]), torch.tensor([ended]))[0])
-    while len(found) < len(STEPS):
-        found.append(found[-1] if found else np.zeros(3 * CELLS**2 + 2))
+    if not found:
+        raise InvalidInputError(
+            f"{env.spec.id if env.spec else env} cut an episode off before step {STEPS[0]}: "
+            f"--protocol twin needs longer ones (max_episode_steps of the world's env_kwargs)"
+        )
     return start, np.stack(found)
 
 
@@ -134,7 +141,7 @@ def compare(futures: Futures, draws: int, seed: int) -> JsonObject:
     """
     results: JsonObject = {"outcome_distance": {}, "outcome_distance_of_twins": {}, "outcome_p": {}}
     rng = np.random.default_rng(seed)
-    for s, step in enumerate(STEPS):
+    for s, step in enumerate(STEPS[: futures.twin.shape[1]]):
         twin, mine = futures.twin[:, s].copy(), futures.dream[:, s].copy()
         spread = twin[:, -2].std()
         for sample in (twin, mine):

@@ -246,7 +246,10 @@ def _outcomes(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> Js
     ]
     with Progress(len(parts) * len(acts), "dreaming") as bar:
         dreamed = over_chunks(config, chunks, _dream_on, parts, bar.update, len(acts))
-    futures = outcomes.Futures(np.stack([future for _, future in played]), np.concatenate(dreamed))
+    shown = min(len(future) for _, future in played)
+    futures = outcomes.Futures(
+        np.stack([future[:shown] for _, future in played]), np.concatenate(dreamed)[:, :shown]
+    )
     told = outcomes.compare(futures, config.bootstrap, config.seed)
     return told | {"episodes": count}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,20 @@ from worldsim.runtime.json_config import read_json
 from worldsim.world.config import Termination
 
 
+@pytest.fixture
+def peek_alone() -> Iterator[None]:
+    before = dict(TRAJECTORIES)
+    TRAJECTORIES.clear()
+    TRAJECTORIES["peek"] = before["peek"]
+    yield
+    TRAJECTORIES.clear()
+    TRAJECTORIES.update(before)
+
+
+@pytest.mark.usefixtures("peek_alone")
 def test_one_command_measures_and_shows_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in set(TRAJECTORIES) - {"peek"}:
-        monkeypatch.delitem(TRAJECTORIES, name)
     monkeypatch.setattr(ranks, "STEPS", 3)
     monkeypatch.setattr(actions, "FRAMES", 2)
     config = EvaluateConfig(
@@ -45,9 +55,9 @@ def test_random_futures_of_a_world_without_geometry(capsys: pytest.CaptureFixtur
     world = make_tiny_world(
         geometry=False, rewards=True, termination=Termination.SAMPLE, env_kwargs=kwargs
     )
-    config = EvaluateConfig("tiny", protocol="twin", episodes=3, bootstrap=20)
+    config = EvaluateConfig("tiny", protocol="twin", episodes=4, bootstrap=20)
     found = evaluate(config, world)
-    assert list(found["outcome_distance"]) == ["10"] and found["episodes"] == 3
+    assert list(found["outcome_distance"]) == ["10"] and found["episodes"] == 4
     assert 0 < found["outcome_p"]["10"] <= 1 and found["outcome_distance"]["10"] > 0
     assert "energy distance" in capsys.readouterr().out
     with pytest.raises(MissingGeometryError, match="neither poses nor rewards"):

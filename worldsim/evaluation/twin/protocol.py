@@ -42,6 +42,8 @@ DRIFT_WALKS = 8
 """Walks of the long dreams, of the action score, and episodes per policy, at most."""
 OUTCOMES = 32
 """Episodes whose futures are compared; 16 with ``--quick``."""
+LEAST_OUTCOMES = 4
+"""Two halves of so many have pairs of different draws."""
 Tick = kept.Tick
 
 
@@ -232,7 +234,7 @@ def _outcomes(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> Js
     """Return how the random futures of dream and twin compare."""
     count = OUTCOMES // 2 if config.quick else OUTCOMES
     if config.episodes is not None:
-        count = max(2, config.episodes)
+        count = max(LEAST_OUTCOMES, config.episodes)
     acts = outcomes.actions(world.action_space, outcomes.STEPS[-1])
     twin = watched_twin(world)
     try:

@@ -33,6 +33,8 @@ def test_a_shift_is_found_and_an_equal_distribution_is_not() -> None:
     assert list(same["outcome_distance"]) == ["10"] and same["outcome_p"]["10"] > 0.05
     other = outcomes.compare(outcomes.Futures(draws[0], draws[1] + 3.0), 99, 0)
     assert other["outcome_p"]["10"] == 0.01
+    # Two draws of N(0, I) in four dimensions are 2 E|Z| sqrt(1/2) = 2.66 apart; rewards are scaled.
+    assert 2.0 < other["outcome_spread"]["10"] < 3.3
     assert other["outcome_distance"]["10"] > 5 * abs(other["outcome_distance_of_twins"]["10"])
     # Always the same future, where the twin's differ.
     narrow = outcomes.compare(outcomes.Futures(draws[0], 0 * draws[1]), 99, 0)

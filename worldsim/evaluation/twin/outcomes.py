@@ -138,8 +138,11 @@ def compare(futures: Futures, draws: int, seed: int) -> JsonObject:
 
     Rewards are divided by the twins' standard deviation of them, where they differ. ``outcome_p``
     is the share of random divisions of all futures into two samples that lie at least as far apart.
+    ``outcome_spread`` is the unit, the mean distance of two twins: where it is nearly 0, small
+    errors are large distances.
     """
-    results: JsonObject = {"outcome_distance": {}, "outcome_distance_of_twins": {}, "outcome_p": {}}
+    names = ("distance", "distance_of_twins", "p", "spread")
+    results: JsonObject = {f"outcome_{name}": {} for name in names}
     rng = np.random.default_rng(seed)
     for s, step in enumerate(STEPS[: futures.twin.shape[1]]):
         twin, mine = futures.twin[:, s].copy(), futures.dream[:, s].copy()
@@ -155,5 +158,6 @@ def compare(futures: Futures, draws: int, seed: int) -> JsonObject:
         halves = energy_distance(twin[: n // 2], twin[n // 2 :])
         results["outcome_distance"][str(step)] = round(found / scale, 4)
         results["outcome_distance_of_twins"][str(step)] = round(halves / scale, 4)
+        results["outcome_spread"][str(step)] = round(_within(twin), 6)
         results["outcome_p"][str(step)] = round(chance / (draws + 1), 4)
     return results

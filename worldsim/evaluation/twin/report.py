@@ -60,10 +60,13 @@ def table(results: JsonMapping) -> str:
 
 
 def _outcome_table(results: JsonMapping) -> str:
-    lines = [f"{'steps':>8}{'dream - twin':>16}{'twin - twin':>16}{'by chance':>12}"]
+    lines = [f"{'steps':>8}{'dream - twin':>16}{'twin - twin':>16}{'by chance':>12}{'spread':>12}"]
     for step, value in results["outcome_distance"].items():
         halves, chance = results["outcome_distance_of_twins"][step], results["outcome_p"][step]
-        lines.append(f"{step:>8}{value:>16.3f}{halves:>16.3f}{chance:>12.3f}")
+        lines.append(
+            f"{step:>8}{value:>16.3f}{halves:>16.3f}{chance:>12.3f}"
+            f"{results['outcome_spread'][step]:>12.4f}"
+        )
     lines.append(
         "energy distance of random futures, in units of the twins' spread; share of random "
         "divisions as far apart"

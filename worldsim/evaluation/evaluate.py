@@ -38,6 +38,8 @@ from worldsim.evaluation.running import (
 )
 from worldsim.evaluation.strips import save_strips
 from worldsim.evaluation.trip_recording import Trip, TripConfig, stack_trips
+from worldsim.evaluation.twin.protocol import measure_twin
+from worldsim.evaluation.twin.report import table as twin_table
 from worldsim.runtime.chunks import Chunks
 from worldsim.runtime.cluster_connection import using
 from worldsim.runtime.json_config import write_json
@@ -79,6 +81,7 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> JsonObject:
         "return-trip": (_return_trips, returns.table),
         "dreams": (measure_dreams, dreams.table),
         "long-walks": (measure_long_walks, long_walks.table),
+        "twin": (measure_twin, twin_table),
     }[config.protocol]
     # One connection for all that is recorded and dreamed.
     with using(config.cluster), spread_world(world, config.cluster) as chunks:

@@ -15,6 +15,7 @@ import psutil
 ALONE = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 """Runs a command where it reaches nothing but itself."""
 INSIDE = "WORLDSIM_CLUSTER_ALONE"
+NICENESS = "RAY_worker_niceness"
 STORE_BYTES = 400 * 2**20
 """Shared memory of one node."""
 
@@ -40,7 +41,7 @@ def nodes(cpus: tuple[int, ...]) -> Iterator[Any]:
     Yields ``ray.cluster_utils.Cluster``. Its processes have the priority of this one: by default
     Ray gives them a lower one (niceness 15), which on a machine with other work measures that work.
     """
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ[NICENESS] = "0"
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": cpus[0], "object_store_memory": STORE_BYTES, "include_dashboard": False}

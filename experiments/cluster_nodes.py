@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,28 +52,52 @@ def nodes(cpus: tuple[int, ...]) -> Iterator[Any]:
             cluster.add_node(num_cpus=count, object_store_memory=STORE_BYTES)
         yield cluster
     finally:
+        import ray
+
+        ray.shutdown()
         cluster.shutdown()
 
 
-def rays() -> list[psutil.Process]:
-    """Return the processes of the cluster's nodes: all children of this one but its own pools'."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            command = " ".join(process.cmdline()[:3])
-            if "ray" in command and "spawn_main" not in command:
-                found.append(process)
-    return found
+class CpuTime:
+    """Context that sums the CPU time of this process and of all below it, in ``total`` seconds.
 
+    Looks twice a second, so that it misses little of what processes do before they end.
 
-def cpu_seconds(processes: list[psutil.Process]) -> float:
-    """Return the CPU time that the processes have taken so far, in seconds."""
-    total = 0.0
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            used = process.cpu_times()
-            total += used.user + used.system
-    return total
+    ray: whether the processes of Ray count. They take a little while others work, too.
+    """
+
+    def __init__(self, ray: bool) -> None:
+        self._ray, self._is_ray = ray, dict[psutil.Process, bool]()
+
+    def __enter__(self) -> CpuTime:
+        self._begun, self._seen = self._look(), dict[psutil.Process, float]()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._seen |= self._look()
+        self.total = sum(used - self._begun.get(one, 0.0) for one, used in self._seen.items())
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.5):
+            self._seen |= self._look()
+
+    def _look(self) -> dict[psutil.Process, float]:
+        found = {}
+        here = psutil.Process()
+        for process in (here, *here.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                if process not in self._is_ray:
+                    command = " ".join(process.cmdline())
+                    self._is_ray[process] = "/ray/" in command or "ray::" in command
+                if self._ray or not self._is_ray[process]:
+                    used = process.cpu_times()
+                    found[process] = used.user + used.system
+        return found
 
 
 def machine() -> dict[str, Any]:

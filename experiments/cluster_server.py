@@ -34,7 +34,8 @@ class Load:
     walks_s, rests_s: means of how long a session walks and rests, exponential.
     stays_s: mean length of a session, exponential; new ones arrive as others leave, Poisson.
     starts_s: time of the thread that steps for a new or resumed session.
-    notices_s: from the loss of a server to the request by which a client resumes its session.
+    notices_s: from the loss of a server to the request by which a client resumes its session,
+        uniform between 0 and this.
     """
 
     fps: float | None = 8.75
@@ -42,7 +43,7 @@ class Load:
     rests_s: float = 0.0
     stays_s: float = 600.0
     starts_s: float = 0.02
-    notices_s: float = 5.0
+    notices_s: float = 6.0
 
 
 @dataclass(frozen=True)
@@ -93,19 +94,20 @@ class Server:
     ) -> None:
         self.env, self.costs, self.rng = env, costs, rng
         self.alive, self.sessions = True, 0
-        self.died = env.event()
         self._jobs: deque[tuple[bool, simpy.Event, int]] = deque()
         self._waiting: deque[tuple[simpy.Event, int]] = deque()
+        self._taken: list[tuple[simpy.Event, int]] = []
         self._calls: deque[tuple[float, simpy.Event]] = deque()
         self._seen: dict[int, int] = {}
         self._forwards, self._rows, self._took, self._factor = 0, 1, 0.0, 1.0
         self._loop_wakes, self._steps_wake = env.event(), env.event()
+        self._idle, self._arrived, self._expected = False, 0.0, math.inf
         self._overlap, self._running, self._delayed = overlap, False, 0.0
         env.process(self._run_loop())
         env.process(self._run_forwards())
 
     def step(self, session: int) -> simpy.Event:
-        """Send a request; the event is the frame's arrival."""
+        """Send a request; the event is the frame's arrival, with the value False if it is lost."""
         done = self.env.event()
         self._add_job(True, done, session)
         return done
@@ -123,9 +125,14 @@ class Server:
         return done
 
     def die(self) -> None:
-        """Lose everything; who waits notices by :attr:`died`."""
+        """Lose everything; all who wait receive False."""
         self.alive = False
-        self.died.succeed()
+        lost = [done for _, done, _ in self._jobs]
+        lost += [done for done, _ in (*self._waiting, *self._taken)]
+        lost += [done for _, done in self._calls]
+        for done in lost:
+            if not done.triggered:
+                done.succeed(False)
 
     def _add_job(self, receives: bool, done: simpy.Event, session: int) -> None:
         self._jobs.append((receives, done, session))
@@ -147,18 +154,23 @@ class Server:
     def _run_loop(self) -> Events:
         while self.alive:
             while self._jobs and self.alive:
-                receives, done, session = self._jobs.popleft()
+                receives, done, session = self._jobs[0]
                 share = RECEIVE_SHARE if receives else 1.0 - RECEIVE_SHARE
                 seconds = share * self._factor * self.costs.step_s(self._rows)
                 if self._running and not self._overlap:
                     self._delayed += seconds
                     seconds *= 2.0
                 yield self.env.timeout(seconds)
+                self._jobs.popleft()
+                if done.triggered:
+                    continue
                 if receives:
                     self._waiting.append((done, session))
-                    self._wake()
-                elif self.alive:
-                    done.succeed()
+                    self._arrived = self.env.now
+                    if self._idle or len(self._waiting) >= self._expected:
+                        self._wake()
+                else:
+                    done.succeed(True)
             self._loop_wakes = self.env.event()
             if not self._jobs:
                 yield self._loop_wakes
@@ -166,17 +178,19 @@ class Server:
     def _run_forwards(self) -> Events:
         while self.alive:
             while self._calls:
-                seconds, done = self._calls.popleft()
+                seconds, done = self._calls[0]
                 yield from self._compute(seconds)
-                done.succeed()
+                self._calls.popleft()
+                if not done.triggered:
+                    done.succeed()
             if not self._waiting:
-                self._steps_wake = self.env.event()
-                if not self._calls:
-                    yield self._steps_wake
+                self._steps_wake, self._idle = self.env.event(), True
+                yield self._steps_wake
+                self._idle = False
                 continue
             yield from self._gather()
             rows = min(self.costs.bucket, len(self._waiting))
-            taken = [self._waiting.popleft() for _ in range(rows)]
+            self._taken = taken = [self._waiting.popleft() for _ in range(rows)]
             self._forwards += 1
             self._seen |= {session: self._forwards for _, session in taken}
             newest = self._forwards - 2
@@ -184,22 +198,23 @@ class Server:
             self._factor = float(np.exp(self.costs.spread * self.rng.standard_normal()))
             self._rows, self._took = rows, self._factor * self.costs.forward_s(rows)
             yield from self._compute(self._took)
-            for done, session in taken:
+            self._taken = []
+            for done, session in taken if self.alive else ():
                 self._add_job(False, done, session)
 
     def _gather(self) -> Events:
         """Wait for the sessions of the newest two forwards, as ``Batcher._take`` does."""
         window = max(WINDOW, PATIENCE * self._took)
         last = self.env.now + max(LONGEST_WAIT * WINDOW, MOST_PATIENCE * self._took)
-        quiet, found = self.env.now + window, 0
-        while self.alive:
-            if len(self._waiting) > found:
-                quiet, found = self.env.now + window, len(self._waiting)
-            left = min(quiet, last) - self.env.now
-            if found >= min(self.costs.bucket, max(1, len(self._seen))) or left <= 1e-9:
-                return
+        self._arrived = self.env.now
+        self._expected = min(self.costs.bucket, max(1, len(self._seen)))
+        while self.alive and len(self._waiting) < self._expected:
+            left = min(self._arrived + window, last) - self.env.now
+            if left <= 1e-9:
+                break
             self._steps_wake = self.env.event()
             yield self._steps_wake | self.env.timeout(left)
+        self._expected = math.inf
 
 
 @dataclass
@@ -238,10 +253,8 @@ class Fleet:
             if due > env.now:
                 yield env.timeout(due - env.now)
             sent = env.now
-            done = server.step(number) if server.alive else server.died
-            yield done | server.died if server.alive else server.died
-            if not server.alive:
-                yield env.timeout(load.notices_s)
+            if not server.alive or not (yield server.step(number)):
+                yield env.timeout(rng.uniform(0.0, load.notices_s))
                 server = self.place()
                 yield server.start(load.starts_s)
                 self.outages.append(env.now - sent)
@@ -289,7 +302,8 @@ def simulate(
             server.die()
     env.run(seconds)
     latency, sent = np.array(fleet.latency), np.array(fleet.sent)
-    before, after = (sent >= WARM_S) & (sent < lost_at), sent >= lost_at
+    resumed_at = lost_at + load.notices_s + 1.0
+    before, resumed = (sent >= WARM_S) & (sent < lost_at), sent >= resumed_at
     found: dict[str, Any] = {
         "sessions": sessions,
         "servers": servers,
@@ -299,7 +313,8 @@ def simulate(
     if losses:
         found |= {
             "lost": losses,
-            "after_the_loss_ms": percentiles(latency[after]),
+            "meanwhile_ms": percentiles(latency[(sent >= lost_at) & (sent < resumed_at)]),
+            "once_resumed_ms": percentiles(latency[resumed]),
             "displaced": len(fleet.outages),
             "outage_s": {
                 "p50": round(float(np.median(fleet.outages)), 2),

@@ -121,9 +121,9 @@ class SimulationConfig:
     """Curves are drawn into this file."""
     sessions: int = 10_000
     """Sessions at once."""
-    seconds: float = 24.0
+    seconds: float = 20.0
     """Simulated time of one run; servers are lost after half of it."""
-    servers: tuple[int, ...] = (28, 32, 36, 40, 44, 48, 50, 52, 56, 60, 64)
+    servers: tuple[int, ...] = (32, 36, 40, 44, 48, 50, 52, 54, 56, 60)
     """Sizes of the fleet."""
     again: bool = False
     """Draw the picture from the JSON file, without a simulation."""
@@ -137,11 +137,11 @@ LOADS = {
 
 
 def sweep(costs: Costs, load: Load, overlap: bool, seconds: float) -> dict[str, Any]:
-    """Simulate one server with more and more sessions, up to 2.5 times the target's latency."""
+    """Simulate one server with more and more sessions, until it misses the target by far."""
     rows: list[dict[str, Any]] = []
-    for sessions in range(16, 641, 16):
+    for sessions in range(32, 641, 16):
         rows.append(simulate(costs, load, sessions, 1, seconds, overlap))
-        if rows[-1]["latency_ms"]["p99"] > 2.5e3 * TARGET_S:
+        if rows[-1]["latency_ms"]["p99"] > 1.6e3 * TARGET_S:
             break
     fine = [x["sessions"] for x in rows if x["latency_ms"]["p99"] <= 1e3 * TARGET_S]
     return {"most_sessions": max(fine, default=0), "rows": rows}
@@ -176,22 +176,20 @@ def main(config: SimulationConfig) -> None:
             "fleet": {},
         }
         for mode, overlap in MODES.items():
-            rows: dict[str, list[dict[str, Any]]] = {"one": [], "host": []}
+            rows: list[dict[str, Any]] = []
             for servers in config.servers:
-                for name, losses in (("one", 1), ("host", HOST)):
-                    row = simulate(
-                        costs, Load(), config.sessions, servers, config.seconds, overlap, losses
-                    )
-                    rows[name].append(row)
-                    print(mode, json.dumps(row), flush=True)
-            found["fleet"][mode] = rows | {
-                "servers_needed": {
-                    "nothing is lost": smallest(rows["one"], "latency_ms"),
-                    "one is lost": smallest(rows["one"], "after_the_loss_ms"),
-                    "a host of 8 is lost": smallest(rows["host"], "after_the_loss_ms"),
+                rows.append(
+                    simulate(costs, Load(), config.sessions, servers, config.seconds, overlap, HOST)
+                )
+                print(mode, json.dumps(rows[-1]), flush=True)
+                found["fleet"][mode] = {
+                    "servers_needed": {
+                        "nothing is lost": smallest(rows, "latency_ms"),
+                        f"{HOST} are lost": smallest(rows, "once_resumed_ms"),
+                    },
+                    "rows": rows,
                 }
-            }
-            write_json(config.json, found)
+                write_json(config.json, found)
     if config.picture is not None:
         draw(read_json(config.json), config.picture)
 
@@ -214,11 +212,11 @@ def draw(found: dict[str, Any], path: Path) -> None:
         for mode in kinds
     }
     panels = [Panel("p99 in ms, sessions of one GPU", one, kinds, (0.0, 100.0), kinds[1], True)]
-    for title, rows, figure in (
-        ("p99 in ms, GPUs for 10,000 sessions", "one", "latency_ms"),
-        ("the same after the loss of 8 GPUs", "host", "after_the_loss_ms"),
+    for title, figure in (
+        ("p99 in ms, GPUs for 10,000 sessions", "latency_ms"),
+        ("the same, 8 of the GPUs are lost", "once_resumed_ms"),
     ):
-        curves = {m: [curve(found["fleet"][m][rows], "servers", figure)] for m in kinds}
+        curves = {m: [curve(found["fleet"][m]["rows"], "servers", figure)] for m in kinds}
         panels.append(Panel(title, curves, kinds, (0.0, 100.0), kinds[1], True))
     picture = draw_panels(panels, kinds, "")
     Image.fromarray(picture).save(path, quality=90)

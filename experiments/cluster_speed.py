@@ -10,19 +10,27 @@ bootstrap. The cluster has two nodes with one CPU each, and the plain pool two p
   (``whole``), and from the first shard to the last (``steady``).
 - ``dream``: ``RayVectorEnv`` beside two processes with a ``WorldVectorEnv`` each, which the same
   actions reach through pipes. A turn has as many steps as lie between two snapshots, one included.
+- ``transport``: what arrives at the caller if nothing is computed: two processes of Ray answer
+  every call with the same step of 256 environments.
+- ``tasks``: tasks of a ``ClusterPool`` that do nothing, and ``index``: writing the ``dataset.json``
+  of a recording with so many shards, which each finished shard does.
+
+``cpu_s`` is the processor time of all processes of a side in a turn, the cluster's own included.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import multiprocessing
+import operator
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -30,7 +38,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from experiments.cluster_nodes import cpu_seconds, enter_own_network, machine, nodes, rays
+from experiments.cluster_nodes import CpuTime, enter_own_network, machine, nodes
 from worldsim.data.play import RecordConfig
 from worldsim.data.record import record
 from worldsim.evaluation.statistics import interval
@@ -47,8 +55,8 @@ class SpeedConfig:
 
     json: Path
     """Figures are written to this file after every turn."""
-    kinds: tuple[str, ...] = ("dream", "record")
-    """What is measured: record, dream."""
+    kinds: tuple[str, ...] = ("index", "tasks", "transport", "dream", "record")
+    """What is measured: index, tasks, transport, dream, record."""
     pairs: int = 8
     """Turns of each side."""
     env_id: str = "worldsim/FreedoomReal-v0"
@@ -112,7 +120,8 @@ def recordings(config: SpeedConfig, cluster: Any, folder: Path) -> Iterator[dict
             **where,
         )
         begun = time.perf_counter()
-        frames = record(settings).frames
+        with CpuTime("cluster" in where) as used:
+            frames = record(settings).frames
         seconds = time.perf_counter() - begun
         seen.append({path.name: sha256_of(path) for path in sorted(out.iterdir())})
         assert seen[-1] == seen[0], "two recordings differ"
@@ -120,7 +129,11 @@ def recordings(config: SpeedConfig, cluster: Any, folder: Path) -> Iterator[dict
         shutil.rmtree(out)
         # The first two shards include the start of their processes.
         steady = frames * (len(ends) - WORKERS) / len(ends) / (ends[-1] - ends[WORKERS - 1])
-        return {"whole": frames / seconds, "steady": steady, "seconds": seconds}
+        return {
+            "whole": frames / seconds,
+            "steady": steady,
+            "frames_per_cpu_s": frames / used.total,
+        }
 
     sides = {
         "plain": lambda: turn(workers=WORKERS),
@@ -200,38 +213,128 @@ def dreams(config: SpeedConfig, cluster: Any, batch: int) -> Iterator[dict[str, 
     other = plain.reset(0)
     started["plain"] = time.perf_counter() - begun
     assert np.array_equal(first, other), "the first frames differ"
-    newest: dict[str, np.ndarray] = {}
-    daemons: list[float] = []
+    turns = 0
 
-    def turn(side: str, step: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
-        rng = np.random.default_rng(len(daemons))
-        used, begun = cpu_seconds(idle()), time.perf_counter()
-        for _ in range(config.steps):
-            newest[side] = step(rng.integers(0, 7, num_envs))
-        seconds = time.perf_counter() - begun
-        if side == "plain":
-            daemons.append((cpu_seconds(idle()) - used) / seconds)
-        return {"steps_per_s": config.steps * num_envs / seconds}
-
-    def idle() -> list[Any]:
-        # All of Ray but the actors, which do nothing in a turn of the plain processes.
-        return rays()
+    def turn(step: Callable[[np.ndarray], object], ray: bool) -> dict[str, float]:
+        nonlocal turns
+        turns += 1
+        rng, begun = np.random.default_rng(turns), time.perf_counter()
+        with CpuTime(ray) as used:
+            for _ in range(config.steps):
+                step(rng.integers(0, 7, num_envs))
+        seconds, steps = time.perf_counter() - begun, config.steps * num_envs
+        return {"steps_per_s": steps / seconds, "steps_per_cpu_s": steps / used.total}
 
     sides = {
-        "plain": lambda: turn("plain", plain.step),
-        "cluster": lambda: turn("cluster", lambda actions: spread.step(actions)[0]),
+        "plain": lambda: turn(plain.step, ray=False),
+        "cluster": lambda: turn(spread.step, ray=True),
     }
     try:
         for found in take_turns(config.pairs, sides):
             yield {
                 "environments": num_envs,
                 "start_s": {side: round(x, 1) for side, x in started.items()},
-                "ray_cpus_while_idle": round(float(np.median(daemons)), 3),
                 **found,
             }
     finally:
         spread.close()
         plain.close()
+
+
+class Echo:
+    """Answers with the same step of ``rows`` environments whatever it is asked."""
+
+    def __init__(self, rows: int, settings: dict[str, Any]) -> None:
+        from worldsim.envs.world_vector_env import WorldVectorEnv
+
+        env = WorldVectorEnv(1, **settings)
+        env.reset(seed=0)
+        self._answer = repeat(env.step(np.array([1])), rows)
+
+    def step(self, actions: np.ndarray) -> Any:
+        return self._answer
+
+
+def repeat(values: Any, rows: int) -> Any:
+    """Return nested arrays of one environment for so many of them."""
+    if isinstance(values, dict):
+        return {name: repeat(value, rows) for name, value in values.items()}
+    if isinstance(values, tuple):
+        return tuple(repeat(value, rows) for value in values)
+    return np.repeat(values, rows, 0)
+
+
+def size_of(values: Any) -> int:
+    """Return the bytes of nested arrays."""
+    if isinstance(values, dict):
+        return sum(map(size_of, values.values()))
+    return sum(map(size_of, values)) if isinstance(values, tuple) else int(values.nbytes)
+
+
+def transport(config: SpeedConfig, cluster: Any, rows: int = 256) -> Iterator[dict[str, Any]]:
+    """Environment steps per second that reach the caller if they cost nothing."""
+    from worldsim.envs.ray_vector import join_infos
+    from worldsim.runtime.cluster import connected
+
+    settings = {"world": config.world, "device": "cpu", "engine": config.engine, "threads": 1}
+    with connected(cluster.address) as ray:
+        actors = [ray.remote(num_cpus=1)(Echo).remote(rows, settings) for _ in range(WORKERS)]
+        actions, rates = np.zeros(rows, int), []
+
+        def step() -> tuple[np.ndarray, Any]:
+            results = ray.get([actor.step.remote(actions) for actor in actors])
+            frames = np.concatenate([result[0] for result in results])
+            return frames, join_infos([result[-1] for result in results], [rows] * WORKERS)
+
+        bytes_per_step = size_of(ray.get(actors[0].step.remote(actions))) / rows
+        for _ in range(config.pairs):
+            begun = time.perf_counter()
+            for _ in range(50):
+                step()
+            rates.append(50 * rows * WORKERS / (time.perf_counter() - begun))
+            rate = float(np.median(rates))
+            yield {
+                "rows": rows,
+                "bytes_per_step": round(bytes_per_step, 1),
+                "steps_per_s": round(rate),
+                "megabytes_per_s": round(1e-6 * rate * bytes_per_step, 1),
+                "turns": [round(x) for x in rates],
+            }
+
+
+def tasks(cluster: Any) -> Iterator[dict[str, Any]]:
+    """Milliseconds per task, after the first ones, of so many tasks."""
+    from worldsim.runtime.cluster import ClusterPool
+
+    found: dict[str, Any] = {}
+    with ClusterPool(cluster.address, io.BytesIO) as pool:
+        for count in (100, 1000, 10_000):
+            begun, done = 0.0, 0
+            for _ in pool.run(operator.is_, [(i,) for i in range(count)]):
+                done += 1
+                begun = begun or time.perf_counter()
+                if time.perf_counter() - begun > 20.0:
+                    break
+            found[f"ms_each_of_{count}"] = round(1e3 * (time.perf_counter() - begun) / done, 2)
+            yield found
+
+
+def index(folder: Path) -> Iterator[dict[str, Any]]:
+    """Milliseconds of writing the index of so many shards."""
+    from worldsim.data.remote import get_index, put_index
+
+    small = RecordConfig("worldsim/TinyRoom-v0", folder / "small", 100, workers=0, min_travel=0.0)
+    info, (shard,) = get_index(record(small).path)
+    found: dict[str, Any] = {}
+    for count in (1000, 10_000):
+        many = [replace(shard, file=f"shard-{i:05d}.safetensors") for i in range(count)]
+        times = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            put_index(folder / "small", info, many)
+            times.append(time.perf_counter() - begun)
+        found[f"ms_of_{count}"] = round(1e3 * float(np.median(times)), 1)
+    yield found
 
 
 def main(config: SpeedConfig) -> None:
@@ -242,6 +345,12 @@ def main(config: SpeedConfig) -> None:
     with tempfile.TemporaryDirectory() as folder, nodes((1, 1)) as cluster:
         found["machine"] = machine()
         parts: list[tuple[str, Callable[[], Iterator[dict[str, Any]]]]] = []
+        if "index" in config.kinds:
+            parts.append(("index", lambda: index(Path(folder))))
+        if "tasks" in config.kinds:
+            parts.append(("tasks", lambda: tasks(cluster)))
+        if "transport" in config.kinds:
+            parts.append(("transport", lambda: transport(config, cluster)))
         if "dream" in config.kinds:
             parts += [
                 (f"dream_{batch}", lambda batch=batch: dreams(config, cluster, batch))

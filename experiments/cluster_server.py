@@ -31,7 +31,7 @@ class Load:
     """What sessions do, and what goes wrong. All of it is assumed; the world's rate is its card's.
 
     fps: steps per second while a session walks; None steps as soon as the frame is there.
-    walks_s, rests_s: means of how long a session walks and rests, exponential.
+    walks_s, rests_s: means of how long a session walks and rests, exponential; None always walks.
     stays_s: mean length of a session, exponential; new ones arrive as others leave, Poisson.
     starts_s: time of the thread that steps for a new or resumed session.
     notices_s: from the loss of a server to the request by which a client resumes its session,
@@ -39,7 +39,7 @@ class Load:
     """
 
     fps: float | None = 8.75
-    walks_s: float = math.inf
+    walks_s: float | None = None
     rests_s: float = 0.0
     stays_s: float = 600.0
     starts_s: float = 0.02
@@ -244,12 +244,13 @@ class Fleet:
         if env.now > 0:
             yield server.start(load.starts_s)
         period = 1.0 / load.fps if load.fps else 0.0
-        rests = env.now + (rng.exponential(load.walks_s) if load.rests_s else math.inf)
+        walks = math.inf if load.walks_s is None else load.walks_s
+        rests = env.now + (rng.exponential(walks) if walks < math.inf else math.inf)
         due = env.now + rng.uniform(0.0, period)
         while env.now < leaves:
             if env.now >= rests:
                 due = env.now + rng.exponential(load.rests_s)
-                rests = due + rng.exponential(load.walks_s)
+                rests = due + rng.exponential(walks)
             if due > env.now:
                 yield env.timeout(due - env.now)
             sent = env.now

@@ -29,7 +29,13 @@ TARGET_S = 0.1
 """Wanted: the 99th percentile of the latency."""
 HOST = 8
 """Servers that are lost together: those of one host with eight GPUs."""
-MODES = {"threads share the interpreter": False, "threads do not disturb each other": True}
+SHARE, OVERLAP = "threads share the interpreter", "threads do not disturb each other"
+MODES = {SHARE: False, OVERLAP: True}
+FLEETS = {
+    SHARE: (32, 36, 40, 44, 48, 50, 52, 54, 56, 60),
+    OVERLAP: (22, 24, 26, 28, 30, 32, 36, 40),
+}
+"""Sizes of the fleets that are simulated."""
 
 
 # From measured figures.
@@ -123,10 +129,9 @@ class SimulationConfig:
     """Sessions at once."""
     seconds: float = 20.0
     """Simulated time of one run; servers are lost after half of it."""
-    servers: tuple[int, ...] = (32, 36, 40, 44, 48, 50, 52, 54, 56, 60)
-    """Sizes of the fleet."""
-    again: bool = False
-    """Draw the picture from the JSON file, without a simulation."""
+    parts: tuple[str, ...] = ("validation", "one_server", *MODES)
+    """What is simulated: the check, one server, and a fleet for each way in which threads run.
+    The file keeps its other parts."""
 
 
 LOADS = {
@@ -159,37 +164,37 @@ def smallest(rows: Sequence[dict[str, Any]], figure: str) -> int | None:
 
 def main(config: SimulationConfig) -> None:
     """Validate, simulate one server, then the fleet; write and draw what was found."""
-    if not config.again:
-        costs = costs_of("fast")
-        found: dict[str, Any] = {
-            "config": {k: v for k, v in asdict(config).items() if k in ("sessions", "seconds")},
-            "loads": {name: asdict(load) for name, load in LOADS.items()},
-            "costs": {name: asdict(costs_of(name)) for name in ("fast", "plain")},
-            "validation": validate(config.seconds),
-            "one_server": {
-                mode: {
-                    name: sweep(costs, load, overlap, config.seconds)
-                    for name, load in LOADS.items()
-                }
-                for mode, overlap in MODES.items()
-            },
-            "fleet": {},
+    costs = costs_of("fast")
+    found: dict[str, Any] = read_json(config.json) if config.json.exists() else {"fleet": {}}
+    found |= {
+        "config": {k: v for k, v in asdict(config).items() if k in ("sessions", "seconds")},
+        "loads": {name: asdict(load) for name, load in LOADS.items()},
+        "costs": {name: asdict(costs_of(name)) for name in ("fast", "plain")},
+    }
+    if "validation" in config.parts:
+        found["validation"] = validate(config.seconds)
+    if "one_server" in config.parts:
+        found["one_server"] = {
+            mode: {
+                name: sweep(costs, load, overlap, config.seconds) for name, load in LOADS.items()
+            }
+            for mode, overlap in MODES.items()
         }
-        for mode, overlap in MODES.items():
-            rows: list[dict[str, Any]] = []
-            for servers in config.servers:
-                rows.append(
-                    simulate(costs, Load(), config.sessions, servers, config.seconds, overlap, HOST)
-                )
-                print(mode, json.dumps(rows[-1]), flush=True)
-                found["fleet"][mode] = {
-                    "servers_needed": {
-                        "nothing is lost": smallest(rows, "latency_ms"),
-                        f"{HOST} are lost": smallest(rows, "once_resumed_ms"),
-                    },
-                    "rows": rows,
-                }
-                write_json(config.json, found)
+    for mode in MODES:
+        rows: list[dict[str, Any]] = []
+        for servers in FLEETS[mode] if mode in config.parts else ():
+            rows.append(
+                simulate(costs, Load(), config.sessions, servers, config.seconds, MODES[mode], HOST)
+            )
+            print(mode, json.dumps(rows[-1]), flush=True)
+            found["fleet"][mode] = {
+                "servers_needed": {
+                    "nothing is lost": smallest(rows, "latency_ms"),
+                    f"{HOST} are lost": smallest(rows, "once_resumed_ms"),
+                },
+                "rows": rows,
+            }
+            write_json(config.json, found)
     if config.picture is not None:
         draw(read_json(config.json), config.picture)
 

@@ -114,5 +114,4 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "ray": ray.__version__,
-        "load_average": [round(x, 2) for x in os.getloadavg()],
     }

@@ -216,10 +216,12 @@ def draw(found: dict[str, Any], path: Path) -> None:
         mode: [curve(found["one_server"][mode]["always walks"]["rows"], "sessions", "latency_ms")]
         for mode in kinds
     }
-    panels = [Panel("p99 in ms, sessions of one GPU", one, kinds, (0.0, 100.0), kinds[1], True)]
+    panels = [
+        Panel("p99 in ms over the sessions of one GPU", one, kinds, (0.0, 100.0), kinds[1], True)
+    ]
     for title, figure in (
-        ("p99 in ms, GPUs for 10,000 sessions", "latency_ms"),
-        ("the same, 8 of the GPUs are lost", "once_resumed_ms"),
+        ("p99 in ms over the GPUs for 10,000 sessions", "latency_ms"),
+        ("the same after 8 of the GPUs are lost", "once_resumed_ms"),
     ):
         curves = {m: [curve(found["fleet"][m]["rows"], "servers", figure)] for m in kinds}
         panels.append(Panel(title, curves, kinds, (0.0, 100.0), kinds[1], True))

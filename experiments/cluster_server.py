@@ -21,6 +21,7 @@ from worldsim.sessions.batcher import LONGEST_WAIT, MOST_PATIENCE, PATIENCE, WIN
 
 RECEIVE_SHARE = 0.2
 """Of the event loop's time for a step; sending takes the rest (docs/experiments/sessions.md)."""
+SEND_TURNS = 1
 WARM_S = 3.0
 """Simulated seconds that do not count."""
 Events = Generator[simpy.Event, Any, None]
@@ -94,7 +95,7 @@ class Server:
     ) -> None:
         self.env, self.costs, self.rng = env, costs, rng
         self.alive, self.sessions = True, 0
-        self._jobs: deque[tuple[bool, simpy.Event, int]] = deque()
+        self._jobs: deque[tuple[bool, simpy.Event, int, int]] = deque()
         self._waiting: deque[tuple[simpy.Event, int]] = deque()
         self._taken: list[tuple[simpy.Event, int]] = []
         self._calls: deque[tuple[float, simpy.Event]] = deque()
@@ -102,7 +103,7 @@ class Server:
         self._forwards, self._rows, self._took, self._factor = 0, 1, 0.0, 1.0
         self._loop_wakes, self._steps_wake = env.event(), env.event()
         self._idle, self._arrived, self._expected = False, 0.0, math.inf
-        self._overlap, self._running, self._delayed = overlap, False, 0.0
+        self._shares, self._running, self._delayed = float(not overlap), False, 0.0
         env.process(self._run_loop())
         env.process(self._run_forwards())
 
@@ -127,7 +128,7 @@ class Server:
     def die(self) -> None:
         """Lose everything; all who wait receive False."""
         self.alive = False
-        lost = [done for _, done, _ in self._jobs]
+        lost = [done for _, done, *_ in self._jobs]
         lost += [done for done, _ in (*self._waiting, *self._taken)]
         lost += [done for _, done in self._calls]
         for done in lost:
@@ -135,7 +136,7 @@ class Server:
                 done.succeed(False)
 
     def _add_job(self, receives: bool, done: simpy.Event, session: int) -> None:
-        self._jobs.append((receives, done, session))
+        self._jobs.append((receives, done, session, 1 if receives else SEND_TURNS))
         if not self._loop_wakes.triggered:
             self._loop_wakes.succeed()
 
@@ -154,17 +155,19 @@ class Server:
     def _run_loop(self) -> Events:
         while self.alive:
             while self._jobs and self.alive:
-                receives, done, session = self._jobs[0]
-                share = RECEIVE_SHARE if receives else 1.0 - RECEIVE_SHARE
+                receives, done, session, left = self._jobs[0]
+                share = RECEIVE_SHARE if receives else (1.0 - RECEIVE_SHARE) / SEND_TURNS
                 seconds = share * self._factor * self.costs.step_s(self._rows)
-                if self._running and not self._overlap:
-                    self._delayed += seconds
-                    seconds *= 2.0
+                if self._running:
+                    self._delayed += self._shares * seconds
+                    seconds *= 1.0 + self._shares
                 yield self.env.timeout(seconds)
                 self._jobs.popleft()
                 if done.triggered:
                     continue
-                if receives:
+                if left > 1:
+                    self._jobs.append((receives, done, session, left - 1))
+                elif receives:
                     self._waiting.append((done, session))
                     self._arrived = self.env.now
                     if self._idle or len(self._waiting) >= self._expected:

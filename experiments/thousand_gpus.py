@@ -311,9 +311,9 @@ def table(rows: list[Row]) -> str:
 def rewrite(text: str) -> str:
     """Return the page with its tables computed anew."""
     for name, rows in PARTS.items():
-        pattern = rf"(<!-- arithmetic: {name} -->\n\n).*?(\n\n<!-- end -->)"
+        pattern = rf"(<!-- arithmetic: {name} -->\n).*?(<!-- end -->)"
         new = table(rows(Assumed()))
-        text = re.sub(pattern, lambda m, new=new: m[1] + new + m[2], text, flags=re.DOTALL)
+        text = re.sub(pattern, lambda m, new=new: f"{m[1]}\n{new}\n\n{m[2]}", text, flags=re.DOTALL)
     return text
 
 

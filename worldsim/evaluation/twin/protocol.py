@@ -47,7 +47,7 @@ LEAST_OUTCOMES = 4
 Tick = kept.Tick
 
 
-def measure_twin(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
+def measure_twin(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObject:
     """Evaluate what a dream keeps, beside its real twin.
 
     Raises MissingGeometryError for a world without poses and rewards, InvalidInputError for one
@@ -102,7 +102,7 @@ def of_kind(world: World, kind: str, frames: int) -> World:
 def _kept(
     config: EvaluateConfig,
     world: World,
-    chunks: Chunks[World],
+    chunks: Chunks,
     settings: TrajectoryConfig,
     recorded: Sequence[Trajectory],
     figures: Figures,
@@ -153,9 +153,7 @@ def _keep(
     return kept.score(walks, kept.dream(of_kind(world, kind, walks.rgb.shape[1]), walks, tick))
 
 
-def _free(
-    config: EvaluateConfig, world: World, chunks: Chunks[World], ci95: JsonObject
-) -> JsonObject:
+def _free(config: EvaluateConfig, world: World, chunks: Chunks, ci95: JsonObject) -> JsonObject:
     """Return the drift of long dreams and the action score; adds their intervals."""
     # At least as long as the action score needs.
     frames = config.history + max(config.dreamed, actions.FRAMES)
@@ -189,7 +187,7 @@ def _go_on(world: World, test: TestSet, horizon: int, tick: Tick) -> tuple[drift
     return drift.dream(world, here, horizon, tick), actions.measure(world, here, tick)
 
 
-def _ranks(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
+def _ranks(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObject:
     """Return how policies rank in the dream and in the twin."""
     steps = ranks.STEPS
     specs = ranks.policies(world.action_space, world.config.env_id)
@@ -230,7 +228,7 @@ def _close(
     return ranks.walk_dream(world, spec, starts, seeds, steps, tick)
 
 
-def _outcomes(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
+def _outcomes(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObject:
     """Return how the random futures of dream and twin compare."""
     count = OUTCOMES // 2 if config.quick else OUTCOMES
     if config.episodes is not None:

@@ -155,12 +155,7 @@ def require_room(ray: Any, resources: Mapping[str, float], processes: int = 1) -
     names = {"num_cpus": "CPU", "num_gpus": "GPU"}
     needs = {names[key]: value for key, value in resources.items() if value}
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    room = sum(
-        int(
-            min((machine.get(name, 0.0) / value + 1e-9 for name, value in needs.items()), default=1)
-        )
-        for machine in machines
-    )
+    room = sum(_places(machine, needs) for machine in machines)
     if needs and room < processes:
         each = " and ".join(f"{value:g} {name}" for name, value in needs.items())
         have = "; ".join(
@@ -205,6 +200,15 @@ def require_versions(expected: Mapping[str, str]) -> None:
             f"machine {machine_name()} of the cluster has {', '.join(wrong)}: install the same "
             f"versions everywhere, or results would differ from machine to machine"
         )
+
+
+def enter_folder(folder: str) -> None:
+    """Work in the caller's folder, where this machine has it: relative paths then mean the same.
+
+    Ray's processes begin in the folder in which ``ray start`` was called.
+    """
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
 
 
 def machine_name() -> str:

@@ -37,8 +37,8 @@ from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
 from worldsim.world.world import bucket
 
 TRIES, WAIT_S = 4, 30.0
-"""A call is begun at most this often; seconds after which the wait for a lost process's successor
-is mentioned."""
+"""A call is begun at most this often; seconds after which the wait for a process that starts is
+mentioned."""
 OF_WORLDS = (
     *("device", "engine", "num_inference_steps", "paint", "painter"),
     *("temperature", "threads", "uncertainty"),
@@ -221,6 +221,8 @@ class Host:
             try:
                 if lost is not None:
                     reference = self._again(number, method, arguments)
+                if method == "make":
+                    self._mention_wait(reference)
                 result = result_of(self._ray, reference)
                 break
             except (errors.RayActorError, errors.ObjectLostError) as error:
@@ -271,10 +273,10 @@ class Host:
                 begun.append(self._actor.restore.remote(one, log.base))
             if log.calls:
                 begun.append(self._actor.repeat.remote(one, log.calls))
-        if begun and len(self._ray.wait(begun, num_returns=len(begun), timeout=WAIT_S)[1]):
-            say("a process of the cluster was lost: waiting for room, or until it has caught up")
         try:
             for reference in begun:
+                if reference is begun[0]:
+                    self._mention_wait(reference)
                 result_of(self._ray, reference)
         except (errors.RayActorError, errors.ObjectLostError):
             raise
@@ -283,6 +285,14 @@ class Host:
             self._ray.kill(self._actor)
             raise EngineError(self._what_is_lost("and cannot be started again", error)) from error
         return getattr(self._actor, method).remote(number, *arguments)
+
+    def _mention_wait(self, reference: Any) -> None:
+        """Wait a while for a process that starts, and say so if that is not enough."""
+        if not self._ray.wait([reference], timeout=WAIT_S)[0]:
+            say(
+                f"a process of the cluster has not started after {WAIT_S:g} s: waiting for it, or "
+                f"for a machine with room"
+            )
 
     def _keep(self, number: int, method: str, arguments: tuple[Any, ...], result: Any) -> None:
         log = self._logs[number]

@@ -21,7 +21,8 @@ from worldsim.sessions.batcher import LONGEST_WAIT, MOST_PATIENCE, PATIENCE, WIN
 
 RECEIVE_SHARE = 0.2
 """Of the event loop's time for a step; sending takes the rest (docs/experiments/sessions.md)."""
-SEND_TURNS = 1
+SEND_TURNS = 4
+"""Turns of the event loop in which an answer is sent; requests are read between them. Fitted."""
 WARM_S = 3.0
 """Simulated seconds that do not count."""
 Events = Generator[simpy.Event, Any, None]
@@ -57,6 +58,8 @@ class Costs:
     spread: sigma of the lognormal factor by which everything around one forward is slower or
         faster. Fitted.
     bucket: most rows of a forward.
+    shares: what event loop and forward cost each other while both run: seconds of delay for each
+        second of the event loop. Python's threads share one interpreter. Fitted.
     """
 
     forward: tuple[tuple[float, float], ...]
@@ -64,6 +67,7 @@ class Costs:
     bucket: int
     waits: float = 0.0
     spread: float = 0.0
+    shares: float = 0.0
 
     def forward_s(self, rows: int) -> float:
         return line(self.forward, rows)
@@ -82,18 +86,30 @@ def line(points: tuple[tuple[float, float], ...], x: float) -> float:
     return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 
 
-class Server:
-    """One GPU with its process.
+@dataclass(frozen=True)
+class Rule:
+    """How a forward waits for the sessions of the newest two; those of ``Batcher._take``.
 
-    overlap: whether event loop and forward run at full speed at once. If not, each runs at half
-        speed while both do, as if a forward held Python's interpreter all the time. How much of one
-        does was not measured, so both extremes are simulated.
+    window, longest: seconds; patience, most_patience: shares of the last forward's time. The larger
+        of both counts.
     """
 
+    window: float = WINDOW
+    longest: float = LONGEST_WAIT * WINDOW
+    patience: float = PATIENCE
+    most_patience: float = MOST_PATIENCE
+
+
+AS_IT_IS = Rule()
+
+
+class Server:
+    """One GPU with its process."""
+
     def __init__(
-        self, env: simpy.Environment, costs: Costs, rng: np.random.Generator, overlap: bool
+        self, env: simpy.Environment, costs: Costs, rng: np.random.Generator, rule: Rule
     ) -> None:
-        self.env, self.costs, self.rng = env, costs, rng
+        self.env, self.costs, self.rng, self.rule = env, costs, rng, rule
         self.alive, self.sessions = True, 0
         self._jobs: deque[tuple[bool, simpy.Event, int, int]] = deque()
         self._waiting: deque[tuple[simpy.Event, int]] = deque()
@@ -103,7 +119,7 @@ class Server:
         self._forwards, self._rows, self._took, self._factor = 0, 1, 0.0, 1.0
         self._loop_wakes, self._steps_wake = env.event(), env.event()
         self._idle, self._arrived, self._expected = False, 0.0, math.inf
-        self._shares, self._running, self._delayed = float(not overlap), False, 0.0
+        self._running, self._delayed = False, 0.0
         env.process(self._run_loop())
         env.process(self._run_forwards())
 
@@ -159,8 +175,8 @@ class Server:
                 share = RECEIVE_SHARE if receives else (1.0 - RECEIVE_SHARE) / SEND_TURNS
                 seconds = share * self._factor * self.costs.step_s(self._rows)
                 if self._running:
-                    self._delayed += self._shares * seconds
-                    seconds *= 1.0 + self._shares
+                    self._delayed += self.costs.shares * seconds
+                    seconds *= 1.0 + self.costs.shares
                 yield self.env.timeout(seconds)
                 self._jobs.popleft()
                 if done.triggered:
@@ -207,8 +223,9 @@ class Server:
 
     def _gather(self) -> Events:
         """Wait for the sessions of the newest two forwards, as ``Batcher._take`` does."""
-        window = max(WINDOW, PATIENCE * self._took)
-        last = self.env.now + max(LONGEST_WAIT * WINDOW, MOST_PATIENCE * self._took)
+        rule, took = self.rule, self._took
+        window = max(rule.window, rule.patience * took)
+        last = self.env.now + max(rule.longest, rule.most_patience * took)
         self._arrived = self.env.now
         self._expected = min(self.costs.bucket, max(1, len(self._seen)))
         while self.alive and len(self._waiting) < self._expected:
@@ -281,7 +298,7 @@ def simulate(
     sessions: int,
     servers: int,
     seconds: float,
-    overlap: bool,
+    rule: Rule = AS_IT_IS,
     losses: int = 0,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -290,7 +307,7 @@ def simulate(
     losses: servers that are lost at once, after half of the time.
     """
     env, rng = simpy.Environment(), np.random.default_rng([seed, sessions, servers])
-    fleet = Fleet(env, [Server(env, costs, rng, overlap) for _ in range(servers)], load, rng)
+    fleet = Fleet(env, [Server(env, costs, rng, rule) for _ in range(servers)], load, rng)
     stays = load.stays_s if servers > 1 else math.inf
     if load.fps is None and servers == 1:
         # The measured clients step in time with one another from the start.

@@ -12,6 +12,7 @@ from worldsim.camera import Camera, nearest_pose, rotation_angle
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.metrics import (
     area_average,
+    masked_psnr,
     moved_frames,
     psnr,
     scores,
@@ -219,3 +220,13 @@ def test_too_few_episodes_give_no_interval() -> None:
     assert interval(mean_statistic(same[:2]), 2, least=2) == [400.0, 400.0]
     assert interval(mean_statistic([np.array([])] * 5), 5) is None
     assert too_few(2) == "too few episodes for intervals: 2 of at least 5" and too_few(5) == ""
+
+
+def test_masked_psnr_by_hand() -> None:
+    a, b = torch.zeros(2, 3, 2, 2, dtype=torch.uint8), torch.zeros(2, 3, 2, 2, dtype=torch.uint8)
+    b[:, :, 0, 0] = 51
+    mask = torch.zeros(2, 2, 2, dtype=torch.bool)
+    mask[0, 0] = True
+    # One of two pixels differs by a fifth of the range: 10 log10(25 * 2). No pixel: NaN.
+    found = masked_psnr(a, b, mask)
+    assert float(found[0]) == pytest.approx(16.9897, abs=1e-3) and found[1].isnan()

@@ -122,6 +122,21 @@ def test_imagined_motion_is_that_of_the_steps(world_folder: Path) -> None:
     assert float((moved.pose - drawn.pose)[:, 0, :3, 3].norm(dim=-1).max()) < 0.02
 
 
+def test_candidates_in_batches(world_folder: Path) -> None:
+    """Their futures are those of one batch, up to rounding; the places bit by bit."""
+    env = dream(world_folder)
+    acts = torch.tensor([[1, 1, 3], [4, 1, 6], [2, 2, 2]])
+    whole, parts = Imagination(env), Imagination(env, batch=2)
+    assert torch.equal(
+        whole.futures(acts, Needs.MOTION).pose, parts.futures(acts, Needs.MOTION).pose
+    )
+    one, two = (x.futures(acts, Needs.FRAMES) for x in (whole, parts))
+    torch.testing.assert_close(one.rew, two.rew, atol=1e-4, rtol=1e-4)
+    assert float((one.rgb.float() - two.rgb.float()).abs().mean()) < 1.0
+    with pytest.raises(InvalidInputError, match="batch = 0"):
+        Imagination(env, batch=0)
+
+
 def test_what_cannot_fork_is_named() -> None:
     with pytest.raises(InvalidInputError, match=r"TinyRoom cannot fork.*plan in a dream"):
         Imagination(gym.make("worldsim/TinyRoom-v0"))

@@ -23,15 +23,15 @@ def can_unshare() -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["evaluate", "local", "record", "vector"])
-def test_cases(name: str) -> None:
-    """One process for each file of cases: a cluster takes some twenty seconds to start."""
+@pytest.mark.parametrize("names", [("record", "evaluate", "vector"), ("local",)])
+def test_cases(names: tuple[str, ...]) -> None:
+    """One process, and one cluster, for several files: it takes some twenty seconds to start."""
     pytest.importorskip("ray", reason="needs the extra cluster")
     if not can_unshare():
         pytest.skip("needs unshare and ip, and a system that allows them")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     cases = subprocess.run(
-        [*ALONE, *command, str(CASES / f"cases_{name}.py")],
+        [*ALONE, *command, *(str(CASES / f"cases_{name}.py") for name in names)],
         cwd=CASES.parents[2],
         env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -16,10 +16,12 @@ from worldsim.runtime.workers import ENGINE_TIMEOUT_S
 
 FULL_EPISODES = 32
 """From this many walks on, an evaluation is the protocol's and has to reach ``min_seen_frames``."""
-EPISODES = {"walks": FULL_EPISODES, "return-trip": 8, "dreams": 64, "long-walks": 32}
+EPISODES = {"walks": FULL_EPISODES, "return-trip": 8, "dreams": 64, "long-walks": 32, "twin": 16}
 """Walks or trips by protocol, if no number is given."""
-HORIZONS = {"walks": 48, "return-trip": 48, "dreams": 96, "long-walks": 1000}
+HORIZONS = {"walks": 48, "return-trip": 48, "dreams": 96, "long-walks": 1000, "twin": 500}
 """Dreamed frames by protocol, if no number is given."""
+QUICK_WALKS, QUICK_STEPS = 2, 100
+"""Walks and dreamed frames with ``--quick``, if no number is given."""
 
 
 @old_fields(steps="num_inference_steps")
@@ -34,14 +36,20 @@ class EvaluateConfig:
     code."""
     json: Path | None = None
     """Also write the results to this file."""
-    protocol: Literal["walks", "return-trip", "dreams", "long-walks"] = "walks"
+    protocol: Literal["walks", "return-trip", "dreams", "long-walks", "twin"] = "walks"
     """``walks``: next frames, seen places, actions and poses on free walks. ``return-trip``: out
     and back along the same way. ``dreams``: sharpness, steadiness and distance from true frames
-    over 96 dreamed frames. ``long-walks``: statistics of 1,000 steps beside those of real walks."""
+    over 96 dreamed frames. ``long-walks``: statistics of 1,000 steps beside those of real walks.
+    ``twin``: what is kept on six scripted ways out and back, drift of long dreams, actions, ranks
+    of policies; of a world without poses, the spread of its random futures."""
+    quick: bool = False
+    """With ``--protocol twin``, 2 walks per trajectory and long dreams of 100 frames, unless
+    ``episodes`` and ``horizon`` say otherwise: a first impression."""
     episodes: Count | None = None
-    """Number of walks (default 32; 64 for ``dreams``, which records as many others to compare with)
-    or return trips (default 8). With ``walks``, from 32 on, walks are added until there are
-    ``min_seen_frames``, up to four times as many. Fewer give a quick estimate."""
+    """Number of walks (default 32; 64 for ``dreams``, which records as many others to compare with;
+    16 per trajectory for ``twin``) or return trips (default 8). With ``walks``, from 32 on, walks
+    are added until there are ``min_seen_frames``, up to four times as many. Fewer give a quick
+    estimate."""
     seed: Seed = 0
     """Seed of test set and dreams. Results of different seeds are of different test sets."""
     device: str | None = None
@@ -61,7 +69,8 @@ class EvaluateConfig:
     history: Count = 64
     """True frames that a dream starts from. Another value is another protocol."""
     horizon: Count | None = None
-    """Frames to dream after them: by default 48, 96 for ``dreams`` and 1,000 for ``long-walks``.
+    """Frames to dream after them: by default 48, 96 for ``dreams``, 500 for ``twin`` and
+    1,000 for ``long-walks``.
     Another value is another protocol."""
     min_seen_frames: Number = 300
     """Minimum number of frames of seen places for meaningful results."""
@@ -96,6 +105,16 @@ class EvaluateConfig:
                 f"EvaluateConfig.history = {self.history!r}: it must be at least 2"
             )
         check_lengths(self.lengths)
+        if self.quick and self.protocol != "twin":
+            raise InvalidInputError(
+                f"--quick belongs to --protocol twin: with --protocol {self.protocol}, give fewer "
+                f"--episodes"
+            )
+        if self.protocol == "twin" and self.fits is not None:
+            raise InvalidInputError(
+                "--protocol twin fits no memory: leave out --memory radiance, or use "
+                "--protocol return-trip"
+            )
 
     @property
     def fits(self) -> Fits | None:
@@ -105,9 +124,13 @@ class EvaluateConfig:
     @property
     def walks(self) -> int:
         """Number of episodes."""
+        if self.quick and self.episodes is None:
+            return QUICK_WALKS
         return EPISODES[self.protocol] if self.episodes is None else self.episodes
 
     @property
     def dreamed(self) -> int:
         """Number of frames to dream after the history."""
+        if self.quick and self.horizon is None:
+            return QUICK_STEPS
         return HORIZONS[self.protocol] if self.horizon is None else self.horizon

@@ -22,7 +22,7 @@ ENCODED = ("worldsim/FreedoomReal-v0",)
 """Real twins whose frames the shipped encoder of distances was trained on."""
 
 
-def measure_dreams(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
+def measure_dreams(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObject:
     """Evaluate dreams at the true poses; as many other walks are what they are compared with."""
     settings = TestSetConfig(*twin_of(world), config.seed, config.history, config.dreamed)
     count = config.walks
@@ -58,7 +58,7 @@ def _dream(world: World, walks: TestSet, tick: dreams.Tick) -> dreams.Dreams:
     return dreams.dream(world, walks.part(0, len(walks), world.device), tick)
 
 
-def measure_long_walks(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
+def measure_long_walks(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObject:
     """Evaluate the statistics of long walks, beside those of real ones from the same starts."""
     memory = world.config.memory
     if not world.has_geometry or memory is None:

@@ -231,7 +231,7 @@ def dream_episodes(
 
 
 def dream_policies(
-    chunks: Chunks[World],
+    chunks: Chunks,
     policies: Sequence[tuple[PolicySpec, Sequence[SceneStart]]],
     seeds: Sequence[int],
     limit: int,

@@ -38,6 +38,8 @@ from worldsim.evaluation.running import (
 )
 from worldsim.evaluation.strips import save_strips
 from worldsim.evaluation.trip_recording import Trip, TripConfig, stack_trips
+from worldsim.evaluation.twin.protocol import measure_twin
+from worldsim.evaluation.twin.report import table as twin_table
 from worldsim.runtime.chunks import Chunks
 from worldsim.runtime.cluster_connection import using
 from worldsim.runtime.json_config import write_json
@@ -79,6 +81,7 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> JsonObject:
         "return-trip": (_return_trips, returns.table),
         "dreams": (measure_dreams, dreams.table),
         "long-walks": (measure_long_walks, long_walks.table),
+        "twin": (measure_twin, twin_table),
     }[config.protocol]
     # One connection for all that is recorded and dreamed.
     with using(config.cluster), spread_world(world, config.cluster) as chunks:
@@ -96,7 +99,7 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> JsonObject:
     return results
 
 
-def _task(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
+def _task(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObject:
     """Evaluate a world without geometry: next frames from the true past, and returns."""
     with Progress(config.walks, "recording", "episode") as bar:
         episodes, limit = task.play(world, config.walks, config.seed, bar.update, config.cluster)
@@ -121,7 +124,7 @@ def _task(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonOb
     }
 
 
-def _return_trips(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
+def _return_trips(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObject:
     if not world.has_geometry:
         raise MissingGeometryError(
             f"world {config.world} has no poses, so there is no way back: evaluate it with "
@@ -149,7 +152,7 @@ def _measure_returns(
     return returns.measure_returns(world, stack_trips(trips, settings, world.device), tick, fits)
 
 
-def _walks(config: EvaluateConfig, world: World, chunks: Chunks[World]) -> JsonObject:
+def _walks(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObject:
     episodes, test = frozen_test_set(config, world)
     spec = world.spec
     parts = _measure(config, world, chunks, test)
@@ -222,7 +225,7 @@ def _seen_frames(test: TestSet, window: int) -> int:
 
 
 def _measure(
-    config: EvaluateConfig, world: World, chunks: Chunks[World], test: TestSet
+    config: EvaluateConfig, world: World, chunks: Chunks, test: TestSet
 ) -> list[measure.Measured]:
     starts = range(0, len(test), config.batch)
     parts = [(test.part(i, i + config.batch, "cpu"), config.fits) for i in starts]

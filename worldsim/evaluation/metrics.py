@@ -63,11 +63,22 @@ def changed_psnr(a: Tensor, b: Tensor, before: Tensor) -> Tensor:
 
     Returns (...) float32.
     """
-    wide = [x.to(torch.int32) for x in (a, b, before)]
-    changed = ((wide[1] - wide[2]).abs() > CHANGED).any(-3)
-    squares = (wide[0] - wide[1]).square().sum(-3).to(torch.float64) * changed
+    changed = ((b.to(torch.int32) - before.to(torch.int32)).abs() > CHANGED).any(-3)
+    return masked_psnr(a, b, changed)
+
+
+def masked_psnr(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+    """Return :func:`psnr` over some pixels, in dB; NaN where there are none.
+
+    a, b: (..., 3, h, w) uint8.
+    mask: (..., h, w) bool.
+
+    Returns (...) float32.
+    """
+    difference = a.to(torch.int32) - b.to(torch.int32)
+    squares = difference.square().sum(-3).to(torch.float64) * mask
     # 0 / 0 is NaN.
-    return _decibels(squares.sum((-2, -1)) / (3.0 * changed.sum((-2, -1))))
+    return _decibels(squares.sum((-2, -1)) / (3.0 * mask.sum((-2, -1))))
 
 
 def scores(a: Tensor, b: Tensor) -> Tensor:
@@ -159,9 +170,7 @@ def seen_mask(
 ) -> Tensor:
     """Return which pixels show something that a history frame of the same episode saw, too.
 
-    A pixel is seen if its 3D point projects into a history frame within max(0.15 m, 7%) of that
-    frame's depth; an infinitely far pixel, if its direction meets infinity there. Needs true
-    geometry.
+    A pixel is seen if a history frame has :func:`sighted` it. Needs true geometry.
 
     depth: (b, h, w) metres, of the frames to judge.
     camera: their cameras (b).
@@ -170,19 +179,39 @@ def seen_mask(
 
     Returns (b, h, w) bool.
     """
-    points = unproject(depth, camera).reshape(1, -1, 3)
-    infinite = torch.isinf(depth).reshape(1, -1)
-    height, width = history_camera.height, history_camera.width
-    seen = torch.zeros_like(infinite[0])
+    seen = torch.zeros_like(depth, dtype=torch.bool)
+    b = len(depth)
     for k in range(len(history_depth)):
         one = Camera(
-            history_camera.pose[k : k + 1], history_camera.intrinsics[k : k + 1], height, width
+            history_camera.pose[k].expand(b, 4, 4),
+            history_camera.intrinsics[k].expand(b, 4),
+            history_camera.height,
+            history_camera.width,
         )
-        u, v, z = (x[0] for x in project(points, infinite, one))
-        inside = (z > 1e-6) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-        column = u.clamp(0, width - 1).nan_to_num().long()
-        row = v.clamp(0, height - 1).nan_to_num().long()
-        there = history_depth[k][row, column]
-        close = (z - there).abs() <= (SEEN_SHARE * there).clamp(min=SEEN_METRES)
-        seen |= inside & torch.where(infinite[0], torch.isinf(there), close & torch.isfinite(there))
-    return seen.reshape(depth.shape)
+        seen |= sighted(depth, camera, history_depth[k].expand(b, -1, -1), one)[0]
+    return seen
+
+
+def sighted(
+    depth: Tensor, camera: Camera, other_depth: Tensor, other_camera: Camera
+) -> tuple[Tensor, Tensor]:
+    """Return which pixels another frame saw, and where.
+
+    A pixel was seen if its 3D point projects into the other frame within max(0.15 m, 7%) of that
+    frame's depth; an infinitely far pixel, if its direction meets infinity there.
+
+    depth, camera: (b, h, w) metres and cameras (b) of the frames to judge.
+    other_depth, other_camera: (b, y, x) metres and cameras (b) of the other frames.
+
+    Returns (b, h, w) bool, and (b, h, w) int64 flat pixel indices into the other frames.
+    """
+    b, height, width = len(depth), other_camera.height, other_camera.width
+    infinite = torch.isinf(depth).reshape(b, -1)
+    u, v, z = project(unproject(depth, camera).reshape(b, -1, 3), infinite, other_camera)
+    inside = (z > 1e-6) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    column = u.clamp(0, width - 1).nan_to_num().long()
+    pixel = v.clamp(0, height - 1).nan_to_num().long() * width + column
+    there = other_depth.reshape(b, -1).gather(1, pixel)
+    close = (z - there).abs() <= (SEEN_SHARE * there).clamp(min=SEEN_METRES)
+    seen = inside & torch.where(infinite, torch.isinf(there), close & torch.isfinite(there))
+    return seen.reshape(depth.shape), pixel.reshape(depth.shape)

@@ -88,7 +88,7 @@ def workers_of(config: EvaluateConfig, episodes: int) -> int:
 
 def over_chunks(
     config: EvaluateConfig,
-    chunks: Chunks[World],
+    chunks: Chunks,
     function: Callable[..., T],
     parts: Iterable[tuple[object, ...]],
     tick: Callable[..., object],

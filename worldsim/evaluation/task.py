@@ -131,7 +131,8 @@ def play(
     """
     episodes: dict[int, Truth] = {}
     tasks = [Task(PolicySpec(POLICY), *_seeds(seed, i)) for i in range(count)]
-    with pool_of(cluster, 0, partial(watched_twin, portable(world))) as pool:
+    played = world if cluster is None else portable(world)
+    with pool_of(cluster, 0, partial(watched_twin, played)) as pool:
         ((_, limit),) = pool.run(limit_of, [(None, STEPS)])
         for index, truth in pool.run(_play_one, [(task, limit) for task in tasks]):
             episodes[index] = truth

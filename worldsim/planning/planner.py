@@ -59,7 +59,7 @@ class Imagination:
         self,
         source: Env | Source,
         batch: int | None = None,
-        chunks: Chunks[World] | None = None,
+        chunks: Chunks | None = None,
     ) -> None:
         self._batch = None if batch is None else whole("batch", batch, 1, 65_536)
         self._chunks = chunks

@@ -25,7 +25,7 @@ def _ignore(n: float = 1) -> None:
     """Steps on other machines are not shown here."""
 
 
-class Chunks(Protocol[H_co]):
+class Chunks(Protocol):
     """Maps a function over chunks."""
 
     def map(

@@ -31,7 +31,6 @@ from worldsim.runtime.cluster_connection import (
     result_of,
     versions_here,
 )
-from worldsim.runtime.progress import say
 from worldsim.runtime.workers import (
     ENGINE_TIMEOUT_S,
     POLL_S,
@@ -41,9 +40,6 @@ from worldsim.runtime.workers import (
     Worker,
     WorkerPool,
 )
-
-WAIT_S = 30.0
-"""Seconds without any result after which it is mentioned that all CPUs are taken."""
 
 T = TypeVar("T", bound=Closes)
 R = TypeVar("R")
@@ -145,19 +141,10 @@ class ClusterPool(Generic[T]):
             remote.remote(*common, seal((function, task)), together): index
             for index, task in enumerate(tasks)
         }
-        asked, seconds = bool(waiting), 0.0
         try:
             while waiting:
                 ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_S)
                 told()
-                seconds += POLL_S
-                asked = asked and not ready
-                if asked and seconds >= WAIT_S and self._waits():
-                    say(
-                        "no result yet, and all CPUs of the cluster are taken: by these tasks, or "
-                        "by other work, which they then wait for"
-                    )
-                    asked = False
                 for reference in ready:
                     index = waiting.pop(reference)
                     yield index, self._result(reference, index)
@@ -165,22 +152,17 @@ class ClusterPool(Generic[T]):
             for reference in waiting:
                 ray.cancel(reference, force=True)
 
-    def _waits(self) -> bool:
-        """Return whether no CPU of the cluster is free."""
-        return float(self._ray.available_resources().get("CPU", 0.0)) < self._resources["num_cpus"]
-
     def _result(self, reference: Any, index: int) -> Any:
         errors = self._ray.exceptions
         try:
             return ForkingPickler.loads(result_of(self._ray, reference))
-        except (
-            *(errors.WorkerCrashedError, errors.NodeDiedError, errors.RaySystemError),
-            *(errors.ObjectLostError, errors.OutOfMemoryError),
-        ) as error:
+        except errors.RayTaskError:
+            raise
+        except errors.RayError as error:
             raise WorldsimError(
-                f"task {index} or its result was lost with its machine, and again each time it was "
-                f"repeated, at most {TRIES - 1} times ({error}). Recorded shards are kept: run the "
-                f"same command again to go on."
+                f"task {index} was lost {TRIES} times, with its process or its machine ({error}). "
+                f"Finished shards are kept: run the same command again, with more memory or fewer "
+                f"processes on each machine."
             ) from error
 
 

@@ -59,12 +59,20 @@ def connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    where = "runs on this machine" if address == AUTO else f"answers at {address!r}"
+    remedy = (
+        f"start one with `ray start --head`, join other machines with `ray start --address "
+        f"HEAD:PORT`, or pass --cluster {LOCAL} to start one for this command alone"
+    )
+    known = _current_address() if address == AUTO else address
     try:
-        known = _current_address() if address == AUTO else address
         if _ADDRESS.fullmatch(known):
             # Ray itself asks for many minutes.
             host, _, port = known.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise NotFoundError(f"no Ray cluster {where} ({error}): {remedy}") from error
+    try:
         ray.init(
             address=address,
             # Nothing outside this machine reaches what is started here.
@@ -73,12 +81,15 @@ def connected(address: str) -> Iterator[Any]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        where = "runs on this machine" if address == AUTO else f"answers at {address!r}"
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        if "ersion mismatch" in str(error):
+            raise MissingDependencyError(
+                f"the cluster has another version of Ray or Python than this machine ({error}): "
+                f"install the same everywhere"
+            ) from error
         raise NotFoundError(
-            f"no Ray cluster {where} ({error}): start one with `ray start --head`, join other "
-            f"machines with `ray start --address HEAD:PORT`, or pass --cluster {LOCAL} to start "
-            f"one for this command alone. Commands run on a machine of the cluster"
+            f"no Ray cluster that can be used {where} ({error}): {remedy}. Commands run on a "
+            f"machine of the cluster that has its token (docs/how_to/cluster.md)"
         ) from error
     try:
         yield ray
@@ -164,8 +175,8 @@ def require_room(ray: Any, resources: Mapping[str, float], processes: int = 1) -
         )
         raise InvalidInputError(
             f"the cluster has room for {room} of {processes} processes of {each} each (its "
-            f"machines have {have}): start more machines, or ask for fewer processes or "
-            f"--threads"
+            f"machines have {have}): start more machines, or ask for fewer processes or threads "
+            f"(--threads, OMP_NUM_THREADS)"
         )
 
 

@@ -84,7 +84,7 @@ def test_a_lost_process_goes_on_as_if_nothing_had_happened(
 
 
 def test_snapshots_and_forks(envs: tuple[RayVectorEnv, WorldVectorEnv], tmp_path: Path) -> None:
-    """Between processes and numbers of workers, and in files."""
+    """Between processes and numbers of workers, and in files; a loss takes both back."""
     spread, whole = envs
     for env in envs:
         env.reset(seed=5)
@@ -99,8 +99,13 @@ def test_snapshots_and_forks(envs: tuple[RayVectorEnv, WorldVectorEnv], tmp_path
     spread.load(path)
     whole.load(path)
     futures, other = spread.fork(2, 4), whole.fork(2, 4)
-    spread.step(actions(3))
+    assert_same(spread.step(actions(3)), whole.step(actions(3)))
     assert_same(futures.step(actions(4)), other.step(actions(4)))
+    losses = spread.losses
+    ray.kill(spread._hosts[1]._actor, no_restart=True)
+    assert_same(futures.step(actions(5)), other.step(actions(5)))
+    assert_same(spread.step(actions(6)), whole.step(actions(6)))
+    assert spread.losses == losses + 1
     futures.close()
 
 

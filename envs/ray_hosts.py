@@ -9,6 +9,7 @@ bit on a machine with the same kind of processor or GPU and the same versions.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from worldsim.envs.world_vector_env import WorldVectorEnv
-from worldsim.errors import EngineError, WorldsimError
+from worldsim.errors import EngineError
 from worldsim.runtime.cluster_connection import (
+    enter_folder,
     naming_machine,
     require_versions,
     result_of,
@@ -53,9 +55,11 @@ class Batches:
     settings: arguments of :class:`worldsim.envs.world_vector_env.WorldVectorEnv`, without
         ``num_envs``.
     versions: of the caller's packages; others are refused when a batch is made.
+    folder: in which the caller works.
     """
 
-    def __init__(self, settings: dict[str, Any], versions: Mapping[str, str]) -> None:
+    def __init__(self, settings: dict[str, Any], versions: Mapping[str, str], folder: str) -> None:
+        enter_folder(folder)
         self._versions = versions
         self._settings, self._envs = settings, dict[int, WorldVectorEnv]()
         self._first: WorldVectorEnv | None = None
@@ -129,6 +133,11 @@ class Batches:
             whole = load_snapshot(path, self._envs[number].world)
         return part_of(whole, np.arange(len(whole.elapsed)))
 
+    def repeat(self, number: int, calls: list[Call]) -> None:
+        """Make calls again whose results are known. Raises what one of them raises."""
+        for method, arguments in calls:
+            getattr(self, method)(number, *arguments)
+
     def close(self, number: int) -> None:
         """Forget a batch."""
         self._envs.pop(number, None)
@@ -187,6 +196,7 @@ class Host:
     def __init__(self, ray: Any, settings: dict[str, Any], resources: dict[str, Any]) -> None:
         self._ray, self._settings, self._resources = ray, settings, resources
         self._logs: dict[int, _Log] = {}
+        self._folder = os.getcwd()
         self.losses = 0
         """Number of times that the actor was lost."""
         self._start()
@@ -244,13 +254,14 @@ class Host:
 
     def _start(self) -> None:
         made = self._ray.remote(**self._resources)(Batches)
-        self._actor = made.remote(self._settings, versions_here())
+        self._actor = made.remote(self._settings, versions_here(), self._folder)
 
     def _again(self, number: int, method: str, arguments: tuple[Any, ...]) -> Any:
         """Start the actor anew, repeat what its batches did, and call ``method`` again.
 
         Raises EngineError if that fails for another reason than one more loss.
         """
+        errors = self._ray.exceptions
         # One that only cannot be reached must not go on beside its successor.
         self._ray.kill(self._actor)
         self._start()
@@ -260,14 +271,18 @@ class Host:
                 begun.append(self._actor.make.remote(one, *log.made))
             if log.base is not None:
                 begun.append(self._actor.restore.remote(one, log.base))
-            for name, given in log.calls:
-                getattr(self._actor, name).remote(one, *given)
+            if log.calls:
+                begun.append(self._actor.repeat.remote(one, log.calls))
         try:
             for reference in begun:
                 if reference is begun[0]:
                     self._mention_wait(reference)
                 result_of(self._ray, reference)
-        except WorldsimError as error:
+        except (errors.RayActorError, errors.ObjectLostError):
+            raise
+        except Exception as error:
+            # What has caught up with a part of it must not go on from there.
+            self._ray.kill(self._actor)
             raise EngineError(self._what_is_lost("and cannot be started again", error)) from error
         return getattr(self._actor, method).remote(number, *arguments)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from worldsim.envs.dream_common import check_actions, check_mask, list_seeds
 from worldsim.envs.ray_hosts import Host, join, part_of
-from worldsim.errors import InvalidInputError
+from worldsim.errors import EngineError, InvalidInputError
 from worldsim.runtime.arguments import whole
 from worldsim.runtime.cluster_connection import AUTO, connected, require_room
 from worldsim.runtime.files import read_bytes, write_bytes
@@ -84,8 +84,8 @@ class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
             require_room(ray, resources, workers)
             hosts = [Host(ray, settings, resources) for _ in range(workers)]
             self._begin(hosts, snapshot_every, render_mode, {})
-        except Exception:
-            # What was started must not stay.
+        except BaseException:
+            # What was started must not stay, after Ctrl-C neither.
             self.close()
             raise
 
@@ -101,6 +101,7 @@ class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
         self._rows = np.array_split(np.arange(self.num_envs), len(hosts))
         self._snapshot_every, self.render_mode = snapshot_every, render_mode
         self._steps, self._seeded = 0, np.zeros(self.num_envs, bool)
+        self._apart = False
         made = self._all("make", [(len(rows), changes) for rows in self._rows])[0]
         self.metadata = made["metadata"]
         self.single_observation_space = made["observation_space"]
@@ -119,6 +120,8 @@ class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
         """Begin new dreams, as :meth:`WorldVectorEnv.reset` does; ``reset_mask`` included."""
         options = check_options(options)
         all_of_them = "reset_mask" not in options
+        if not all_of_them:
+            self._require_together()
         mask = check_mask(options.pop("reset_mask", None), self.num_envs)
         seeds = self._seeds(seed)
         begun = []
@@ -131,12 +134,14 @@ class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
                 begun.append(host.begin(self._number, "reset", own, part))
             else:
                 begun.append(host.begin(self._number, "look"))
-        results = [host.get(one) for host, one in zip(self._hosts, begun, strict=True)]
+        results = self._results(begun)
+        self._apart = False
         frames, infos = zip(*results, strict=True)
         return np.concatenate(frames), self._join_infos(infos)
 
     def step(self, actions: Batch) -> tuple[Batch, Batch, Batch, Batch, Info]:
         """Step every environment by one frame."""
+        self._require_together()
         # Bad ones must not reach some of the processes only.
         actions = check_actions(actions, self.single_action_space, self.num_envs).cpu().numpy()
         results = self._all("step", [(actions[rows],) for rows in self._rows])
@@ -164,6 +169,7 @@ class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
 
     def snapshot(self) -> Snapshot:
         """All environments, on the CPU. :meth:`restore` takes it with any number of workers."""
+        self._require_together()
         return join(self._all("snapshot"))
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -179,6 +185,7 @@ class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
             )
         self._all("restore", [(part_of(snapshot, rows),) for rows in self._rows])
         self._seeded[:] = True
+        self._apart = False
 
     def save(self, path: str | Path) -> Path:
         """Write a snapshot of all environments to a file, atomically.
@@ -226,7 +233,35 @@ class RayVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
             host.begin(self._number, method, *one)
             for host, one in zip(self._hosts, given, strict=True)
         ]
-        return [host.get(one) for host, one in zip(self._hosts, begun, strict=True)]
+        return self._results(begun)
+
+    def _results(self, begun: Sequence[Any]) -> list[Any]:
+        """Return the results of one call of each process, in order; raises the first error.
+
+        All are asked for even if one raises: a process whose call is not noted would later be
+        restored without it.
+        """
+        results, failed = [], list[Exception]()
+        for host, one in zip(self._hosts, begun, strict=True):
+            try:
+                results.append(host.get(one))
+            except Exception as error:
+                if one[1][0] == "make":
+                    # Nothing to restore; the others may still wait for room.
+                    raise
+                failed.append(error)
+        if failed:
+            self._apart = self._apart or bool(results)
+            raise failed[0]
+        return results
+
+    def _require_together(self) -> None:
+        """Raise EngineError after a call that some processes have done and others have not."""
+        if self._apart:
+            raise EngineError(
+                "an earlier call failed in some of the processes and not in others, so that their "
+                "dreams are at different steps: reset all environments, or restore a snapshot"
+            )
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         """Return one seed for each environment; None goes on with the one that it had.

@@ -36,7 +36,7 @@ from worldsim.data.remote import (
 from worldsim.data.report import add_report
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.cluster import ClusterPool, Pool, pool_of
-from worldsim.runtime.files import make_writable_folder, remove_unfinished
+from worldsim.runtime.files import is_file, make_writable_folder, remove_unfinished
 from worldsim.runtime.progress import Progress, say
 from worldsim.runtime.remote import Place, place_of
 from worldsim.runtime.workers import TRIES, Engine, WorkerPool, report
@@ -95,6 +95,9 @@ def _record_shards(
 ) -> None:
     dropped = finished = 0
     done, ended = dict(known), Counter[int]()
+    if isinstance(out, Path) and config.cluster is not None:
+        # Other machines' processes may work in other folders.
+        out = out.absolute()
     with Progress(config.shards * config.shard_frames, "recording", "frame") as bar:
 
         def show(here: int | None = None) -> None:
@@ -115,12 +118,23 @@ def _record_shards(
         for _, result in workers.run(_finish_shard, tasks, show, died):
             dropped += result.dropped
             finished += result.shard.frames
+            _require_shared(config, out, result.shard)
             if not result.kept:
                 done[result.shard.file] = result.shard
                 put_index(out, info, [done[name] for name in sorted(done)])
         # Whole shards: a few frames more than were asked for.
         bar.total = finished
         show(finished)
+
+
+def _require_shared(config: RecordConfig, out: Place, shard: ShardInfo) -> None:
+    """Raise InvalidInputError if a shard that a cluster's machine wrote cannot be seen here."""
+    if config.cluster is None or not isinstance(out, Path) or is_file(out / shard.file):
+        return
+    raise InvalidInputError(
+        f"a machine of the cluster wrote {shard.file} into its own {out}: give a folder that all "
+        f"machines share, or a URL such as s3://bucket/folder"
+    )
 
 
 def _known_shards(out: Place, info: DatasetInfo) -> dict[str, ShardInfo]:

@@ -192,7 +192,9 @@ class RemoteDataset(EpisodeDataset):
         return RemoteDataset, (self.place,)
 
     def _fetch(self, index: int) -> Future[None]:
-        if index not in self._fetching:
+        known = self._fetching.get(index)
+        # One that failed ahead of its use, perhaps for a moment, is tried again.
+        if known is None or (known.done() and known.exception() is not None):
             self._fetching[index] = self._fetcher.submit(self._download, self.shards[index])
         return self._fetching[index]
 

@@ -16,6 +16,7 @@ from worldsim.runtime.cluster import ClusterPool
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine
 
 H = TypeVar("H")
+H_co = TypeVar("H_co", covariant=True)
 R = TypeVar("R")
 Tick = Callable[..., object]
 
@@ -138,4 +139,6 @@ class _Holder(Generic[H]):
 def _work(
     engine: Engine[_Holder[Any]], shared: tuple[Any, ...], function: Callable[..., R], *part: Any
 ) -> R:
-    return engine.play(lambda holder: function(holder.held, *shared, *part, tick=_ignore))
+    # Errors of the function are its caller's: they are not repeated as an engine's are.
+    held = engine.play(lambda holder: holder.held)
+    return function(held, *shared, *part, tick=_ignore)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copyreg import dispatch_table
@@ -23,6 +24,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from worldsim.errors import WorldsimError
 from worldsim.runtime.cluster_connection import (
     connected,
+    enter_folder,
     naming_machine,
     require_room,
     require_versions,
@@ -133,7 +135,7 @@ class ClusterPool(Generic[T]):
         """
         ray = self._ray
         remote = ray.remote(max_retries=TRIES - 1, **self._resources)(_play)
-        common = self._key, self._sealed, self._timeout_s, versions_here()
+        common = self._key, self._sealed, (self._timeout_s, os.getcwd()), versions_here()
         together = ray.put(seal(shared))
         waiting = {
             remote.remote(*common, seal((function, task)), together): index
@@ -196,14 +198,15 @@ def seal(value: object) -> bytes:
 
 # On the cluster's machines, in processes of Ray.
 
-_workers: list[tuple[str, float, Worker[Any]]] = []
-"""The engine's process that belongs to this process of Ray, its pool's key and its time limit."""
+_workers: list[tuple[str, tuple[float, str], Worker[Any]]] = []
+"""The engine's process that belongs to this process of Ray, with its pool's key, its time limit and
+its caller's folder."""
 
 
 def _play(
     key: str,
     make: bytes,
-    timeout_s: float,
+    settings: tuple[float, str],
     versions: dict[str, str],
     call: bytes,
     shared: bytes,
@@ -211,19 +214,22 @@ def _play(
     """Run a task in the engine's process; starts it for the first task of a pool.
 
     key: of the pool.
+    settings: the time limit of one engine call, seconds, and the folder in which the caller works.
     versions: of the caller's packages.
     make, call, shared: sealed; a function and its arguments after the engine are a call.
     """
     require_versions(versions)
-    if _workers and _workers[0][1] != timeout_s:
+    if _workers and _workers[0][1] != settings:
         _workers.pop()[2].close()
     if not _workers:
-        _workers.append((key, timeout_s, Worker(functools.partial(_make, make), timeout_s)))
+        timeout_s, folder = settings
+        enter_folder(folder)
+        _workers.append((key, settings, Worker(functools.partial(_make, make), timeout_s)))
     worker = _workers[0][2]
     if _workers[0][0] != key:
         # The process stays: it has imported what takes seconds.
         worker.play_with(functools.partial(_make, make))
-        _workers[0] = key, timeout_s, worker
+        _workers[0] = key, settings, worker
     with naming_machine():
         return worker.call(_call, call, shared)
 

@@ -213,6 +213,15 @@ def require_versions(expected: Mapping[str, str]) -> None:
         )
 
 
+def enter_folder(folder: str) -> None:
+    """Work in the caller's folder, where this machine has it: relative paths then mean the same.
+
+    Ray's processes begin in the folder in which ``ray start`` was called.
+    """
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+
+
 def machine_name() -> str:
     """Return the name of this machine, for messages."""
     return socket.gethostname()

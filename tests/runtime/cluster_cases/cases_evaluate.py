@@ -88,6 +88,16 @@ def test_agents(goal_folder: Path, tmp_path: Path) -> None:
     same(agreement, agree, world, tmp_path)
 
 
+def test_errors_of_a_function(world_folder: Path) -> None:
+    """They are raised as they would be here."""
+    world = World.from_pretrained(world_folder, "cpu")
+    with (
+        spread_world(world, "auto") as chunks,
+        pytest.raises(TypeError, match="no keyword arguments"),
+    ):
+        chunks.map(len, [()])
+
+
 def test_plans(goal_folder: Path) -> None:
     """CEM and MPPI take the same actions, whoever imagines their candidates."""
     env = gym.make("worldsim/Dream-v0", world=str(goal_folder), device="cpu")

@@ -86,6 +86,13 @@ def test_to_a_store_and_from_there(
     assert remote.sha256("shard-00002.safetensors") == local["shard-00002.safetensors"]
 
 
+def test_a_cluster_records_into_a_store(bucket: str, local: dict[str, str]) -> None:
+    """Its processes write there themselves; one that is started here has this one's credentials."""
+    record(settings(bucket, cluster="local"))
+    remote = RemoteFolder(bucket)
+    assert {name: remote.sha256(name) for name in local} == local
+
+
 def test_a_process_and_a_node_are_killed(
     cluster: Any, local: dict[str, str], tmp_path: Path
 ) -> None:
@@ -116,6 +123,15 @@ def test_a_process_and_a_node_are_killed(
     killer.join()
     assert killed == ["a process of Ray", "a node"] and checksums(out) == local
     assert not [name for name in os.listdir(out) if name.startswith(".")]
+
+
+def test_a_relative_folder(
+    cluster: Any, local: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the caller's, although Ray's processes began in another one."""
+    monkeypatch.chdir(tmp_path)
+    record(settings("here", cluster=cluster.address))
+    assert checksums(tmp_path / "here") == local
 
 
 def players() -> list[psutil.Process]:

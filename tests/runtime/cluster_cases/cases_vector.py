@@ -147,6 +147,43 @@ def test_a_process_that_cannot_come_back(
             env.step(actions(1)[:2])
 
 
+def test_relative_worlds_and_steps_that_cannot_be_repeated(
+    cluster: Any, world_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repeated step that fails ends in an error, not in another dream; then it can go on."""
+    monkeypatch.chdir(world_folder.parent)
+    settings = {**SETTINGS, "world": f"./{world_folder.name}"}
+    whole = WorldVectorEnv(2, **settings)
+    with closing(RayVectorEnv(2, 1, num_cpus=0.5, **settings)) as env:
+        assert_same(env.reset(seed=1), whole.reset(seed=1))
+        assert_same(env.step(actions(0)[:2]), whole.step(actions(0)[:2]))
+        log = env._hosts[0]._logs[env._number]
+        log.calls.insert(1, ("step", (np.array([99, 99]),)))
+        ray.kill(env._hosts[0]._actor, no_restart=True)
+        with pytest.raises(EngineError, match="cannot be started again"):
+            env.step(actions(1)[:2])
+        del log.calls[1]
+        assert_same(env.step(actions(1)[:2]), whole.step(actions(1)[:2]))
+
+
+def test_a_call_that_one_process_could_not_do(
+    envs: tuple[RayVectorEnv, WorldVectorEnv], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are a step ahead: nothing but a reset or a snapshot brings them together."""
+    spread, whole = envs
+    for env in envs:
+        env.reset(seed=7)
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_hosts, "TRIES", 1)
+        ray.kill(spread._hosts[0]._actor, no_restart=True)
+        with pytest.raises(EngineError, match="Lost are 1 calls of 2 dreams"):
+            spread.step(actions(0))
+    with pytest.raises(EngineError, match="different steps"):
+        spread.step(actions(0))
+    assert_same(spread.reset(seed=7), whole.reset(seed=7))
+    assert_same(spread.step(actions(0)), whole.step(actions(0)))
+
+
 def test_what_a_cluster_cannot_do(
     envs: tuple[RayVectorEnv, WorldVectorEnv], world_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import itertools
 import os
 import warnings
@@ -132,14 +133,22 @@ def prepare_network(network: Network, config: EngineConfig) -> Network:
     """
     if config.precision == "float32" and not (config.compile or config.widen):
         return network
-    tensors = itertools.chain(network.parameters(), network.buffers())
-    weights = tuple((x.data_ptr(), 0 if x.is_inference() else x._version) for x in tensors)
-    key = config.precision, config.widen, bool(config.compile), weights
+    if next(network.parameters()).is_meta:
+        return _prepare(network, config)
+    key = config.precision, config.widen, bool(config.compile), _weights_digest(network)
     copies = _prepared.setdefault(network, weakref.WeakValueDictionary())
     found = copies.get(key)
     if found is None:
         found = copies[key] = _prepare(network, config)
     return found  # type: ignore[return-value]
+
+
+def _weights_digest(network: nn.Module) -> bytes:
+    """Return the SHA-256 of all weights; their version counters miss writes through ``.data``."""
+    digest = hashlib.sha256(str(next(network.parameters()).device).encode())
+    for tensor in itertools.chain(network.parameters(), network.buffers()):
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.digest()
 
 
 def _prepare(network: Network, config: EngineConfig) -> Network:

@@ -147,7 +147,9 @@ def _weights_digest(network: nn.Module) -> bytes:
     """Return the SHA-256 of all weights; their version counters miss writes through ``.data``."""
     digest = hashlib.sha256(str(next(network.parameters()).device).encode())
     for tensor in itertools.chain(network.parameters(), network.buffers()):
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     return digest.digest()
 
 

@@ -74,7 +74,7 @@ def test_painted_ahead_and_tinted(browser: Any, tmp_path: Path) -> None:
         until(lambda: page.session.settings.paint == "ahead")
 
         def painted() -> np.ndarray:
-            page.press("w")
+            page.press("a")
             state = page.session.state
             camera = Camera(state.frame.pose, state.intrinsics, 64, 64)
             return painted_mask(page.session.world, state.memory, camera) > 0

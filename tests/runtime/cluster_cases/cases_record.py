@@ -52,8 +52,12 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv(name, value)
     import fsspec
 
-    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("recordings")
-    yield "s3://recordings/rooms"
+    # Servers of one process share what they hold.
+    name = f"recordings-{port}"
+    # Those of the server before would be used.
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    fsspec.filesystem("s3", skip_instance_cache=True).mkdir(name)
+    yield f"s3://{name}/rooms"
     server.stop()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -12,33 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.helpers.evaluation import SIZE, tiny_world
+from tests.helpers.oracle import Oracle
 from worldsim.evaluation import dreams
 from worldsim.evaluation.benchmark_set import TestSet, TestSetConfig, record_test_set, stack
 from worldsim.evaluation.evaluate import EvaluateConfig, evaluate
 from worldsim.evaluation.metrics import gradient
-from worldsim.state import Frame, Transition, WorldState
-from worldsim.world import World
 
 HISTORY, HORIZON, WALKS = 5, 24, 2
-
-
-class Oracle(World):
-    """Returns the real twin's frames, changed by ``change``."""
-
-    truth: TestSet
-
-    @staticmethod
-    def change(rgb: Tensor) -> Tensor:
-        return rgb
-
-    def step(
-        self, state: WorldState, act: Tensor, pose: Tensor | None = None
-    ) -> tuple[WorldState, Transition]:
-        now = int(state.step[0]) + 1
-        after, transition = super().step(state, act, pose)
-        truth = self.truth.frame(now)
-        frame = Frame(self.change(truth.rgb), truth.inverse_depth, truth.pose)
-        return after, dataclasses.replace(transition, frame=frame)
 
 
 def blur(rgb: Tensor) -> Tensor:

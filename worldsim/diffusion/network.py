@@ -187,7 +187,12 @@ class Attention(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values (..., n, heads, d / heads) of x (..., n, d)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        return self.query_norm(q).to(v.dtype), self.key_norm(k).to(v.dtype), v
+        # PyTorch fuses a norm only if input and weight have one type: under autocast they have not.
+        query, key = (
+            norm(x.to(norm.weight.dtype)).to(v.dtype)
+            for norm, x in ((self.query_norm, q), (self.key_norm, k))
+        )
+        return query, key, v
 
     def spatial(self, x: Tensor) -> Tensor:
         """Apply full attention among a frame's tokens. x: (m, n, d)."""

@@ -189,15 +189,34 @@ class TestSet(RecordedWalks):
 def stack(episodes: Sequence[TestEpisode], config: TestSetConfig) -> TestSet:
     """Stack walks into one test set, on the CPU."""
     arrays: NamedArrays = {
-        name: torch.from_numpy(np.stack([getattr(e, name) for e in episodes]))
-        for name in episodes[0].arrays()
-        if name != "inverse_depth"
+        name: join_arrays([getattr(e, name) for e in episodes]) for name in episodes[0].arrays()
     }
-    arrays["inverse_depth"] = torch.from_numpy(
-        np.stack([e.inverse_depth for e in episodes]).astype(np.int32)
-    )
     seed = torch.arange(len(episodes)) + config.seed * 1_000_003
     return TestSet(config=config, **arrays, seed=seed, maps=tuple(e.map for e in episodes))
+
+
+def join_arrays(values: Sequence[Array], device: torch.device | str = "cpu") -> Tensor:
+    """Stack arrays of several walks into one tensor; uint16 depth codes become int32."""
+    together = np.stack(values)
+    # PyTorch computes little with uint16.
+    wide = together.astype(np.int32) if together.dtype == np.uint16 else together
+    return torch.from_numpy(wide).to(device)
+
+
+def rgb_of(frames: Sequence[tuple[Array, Info]]) -> Array:
+    """Return the pictures (t, 3, h, w) uint8 of observations (h, w, 3) with their ``info``."""
+    return np.ascontiguousarray(np.stack([obs for obs, _ in frames]).transpose(0, 3, 1, 2))
+
+
+def codes_of(frames: Sequence[tuple[Array, Info]]) -> Array:
+    """Return the inverse-depth codes (t, h, w) uint16 of the true depth in each ``info``."""
+    depth = torch.from_numpy(np.stack([info["depth"] for _, info in frames]))
+    return quantise_depth(depth).numpy().astype(np.uint16)
+
+
+def poses_of(frames: Sequence[tuple[Array, Info]]) -> Array:
+    """Return the camera-to-world poses (t, 4, 4) float32 in each ``info``."""
+    return np.stack([info["pose"] for _, info in frames]).astype(np.float32)
 
 
 def digest(episodes: Sequence[Recorded]) -> str:
@@ -287,15 +306,14 @@ class Recorder:
                 return None
             acts.append(act)
             frames.append((obs, step_info))
-        depth = torch.from_numpy(np.stack([i["depth"] for _, i in frames]))
         act = np.asarray(
             acts, np.int64 if isinstance(self.env.action_space, gym.spaces.Discrete) else np.float32
         )
         empty = np.zeros(0)
         return TestEpisode(
-            rgb=np.ascontiguousarray(np.stack([o for o, _ in frames]).transpose(0, 3, 1, 2)),
-            inverse_depth=quantise_depth(depth).numpy().astype(np.uint16),
-            pose=np.stack([i["pose"] for _, i in frames]).astype(np.float32),
+            rgb=rgb_of(frames),
+            inverse_depth=codes_of(frames),
+            pose=poses_of(frames),
             intrinsics=np.asarray(info["intrinsics"], np.float32),
             act=act,
             other_act=self._others(act[self.config.history - 1 :], seed),

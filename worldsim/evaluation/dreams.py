@@ -26,7 +26,7 @@ from worldsim.evaluation.measure import start_walks, warp
 from worldsim.evaluation.metrics import gradient, moved_frames, psnr
 from worldsim.evaluation.return_trips import changed_share
 from worldsim.evaluation.statistics import interval_text, report
-from worldsim.runtime.types import Array, JsonMapping, JsonObject
+from worldsim.runtime.types import JsonMapping, JsonObject
 from worldsim.state import Frame, concatenate
 from worldsim.world import World
 
@@ -165,6 +165,10 @@ def compute(
     """
     history, horizon = test.config.history, test.config.horizon
     figures = Figures(len(test), draws, seed)
+
+    def ratio(key: str, mine: Tensor, true: Tensor) -> None:
+        figures.ratio(key, mine.double().numpy(), true.double().numpy())
+
     true = test.rgb[:, history:]
     moved = moved_frames(test.pose)
     late = torch.arange(1, horizon + 1) >= window
@@ -176,22 +180,22 @@ def compute(
         dreams.next_psnr.double().numpy(),
         moved[:, history - 1 - shown : history - 1].numpy(),
     )
-    _ratio(figures, "next_frame_sharpness", *dreams.next_sharpness.unbind(-1))
+    ratio("next_frame_sharpness", *dreams.next_sharpness.unbind(-1))
     figures.mean("seen_psnr", each, seen.numpy())
-    _ratio(figures, "novelty", changed_share(dreams.rgb), changed_share(true))
+    ratio("novelty", changed_share(dreams.rgb), changed_share(true))
     for name, (start, stop) in SPANS.items():
         if stop > horizon:
             continue
         part = slice(start, stop)
         figures.mean(f"psnr.{name}", each[:, part], np.ones_like(each[:, part], bool))
         mine, twin = dreams.mine[:, part], dreams.true[:, part]
-        _ratio(figures, f"sharpness.{name}", mine.sum(-1), twin.sum(-1))
+        ratio(f"sharpness.{name}", mine.sum(-1), twin.sum(-1))
         for i, kind in enumerate(("known", "unknown")):
-            _ratio(figures, f"sharpness_{kind}.{name}", mine[..., i], twin[..., i])
+            ratio(f"sharpness_{kind}.{name}", mine[..., i], twin[..., i])
         pixels = dreams.pixels[:, part]
-        _ratio(figures, f"known_share.{name}", pixels[..., 0], pixels.sum(-1))
-        _ratio(figures, f"sharpness_steady.{name}", *dreams.steady[:, part].unbind(-1))
-        _ratio(figures, f"warping_error.{name}", *dreams.error[:, part].unbind(-1))
+        ratio(f"known_share.{name}", pixels[..., 0], pixels.sum(-1))
+        ratio(f"sharpness_steady.{name}", *dreams.steady[:, part].unbind(-1))
+        ratio(f"warping_error.{name}", *dreams.error[:, part].unbind(-1))
     results: JsonObject = {**figures.values, "ci95": dict(figures.ci95)}
     results["seen_frames"] = int(seen.sum())
     if features is not None:
@@ -211,18 +215,6 @@ def _distances(results: JsonObject, features: tuple[Tensor, Tensor, Tensor], hor
             found = frechet_with_interval(a, b, stop - start)
             results[key][name] = round(found.value, 3)
             results["ci95"][f"{key}.{name}"] = [round(found.low, 3), round(found.high, 3)]
-
-
-def _ratio(figures: Figures, key: str, mine: Tensor, true: Tensor) -> None:
-    """Add a ratio of sums over walks and frames, both (e, h); None where nothing was counted."""
-    above, below = (x.double().numpy().sum(1) for x in (mine, true))
-
-    def statistic(counts: Array) -> Array:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray((counts @ above) / (counts @ below))
-
-    whole = float(statistic(np.ones((1, len(above))))[0])
-    figures.add(key, whole if np.isfinite(whole) else float("nan"), statistic)
 
 
 ROWS = (

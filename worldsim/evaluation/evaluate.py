@@ -21,7 +21,6 @@ from worldsim.evaluation.benchmark_set import (
     TestEpisode,
     TestSet,
     TestSetConfig,
-    digest,
     record_test_set,
     stack,
 )
@@ -31,6 +30,7 @@ from worldsim.evaluation.memory_fitting import Fits, with_radiance
 from worldsim.evaluation.metrics import comparable, moved_frames
 from worldsim.evaluation.running import (
     check_recorded,
+    dream_setting,
     over_chunks,
     record,
     setting_of,
@@ -111,17 +111,16 @@ def _task(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObject:
         found = over_chunks(config, chunks, task.measure, parts, bar.update, limit)
     forced = [one for part, _ in found for one in part]
     dreams = [one for _, part in found for one in part]
-    return task.compute(episodes, forced, dreams, config.bootstrap, config.seed) | {
-        "protocol": task.PROTOCOL,
-        "policy": task.POLICY,
-        "episodes": len(episodes),
-        "max_episode_steps": limit,
-        "env_id": world.config.env_id,
-        "sampling_steps": world.config.dynamics.num_inference_steps,
-        "temperature": world.config.dynamics.temperature,
-        "seed": config.seed,
-        "device": str(world.device),
-    }
+    return (
+        task.compute(episodes, forced, dreams, config.bootstrap, config.seed)
+        | {
+            "protocol": task.PROTOCOL,
+            "policy": task.POLICY,
+            "episodes": len(episodes),
+            "max_episode_steps": limit,
+        }
+        | dream_setting(config, world)
+    )
 
 
 def _return_trips(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObject:
@@ -171,16 +170,8 @@ def _walks(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObject:
     if comparable(spec.height, spec.width):
         results[figures.REDUCED] = figures.compute_reduced(measure.at_size(measured, 1), **shared)
     results |= {
-        "test_set_sha256": digest(episodes),
-        "episodes": len(test),
-        "sampling_steps": world.config.dynamics.num_inference_steps,
-        "temperature": world.config.dynamics.temperature,
         "protocol": PROTOCOL,
-        "env_id": world.config.env_id,
-        "maps": sorted(set(test.maps)),
-        "attention_window": spec.window,
-        "seed": config.seed,
-        "device": str(world.device),
+        **setting_of(config, world, episodes),
         "steps_per_second": round(steps_per_second(world, test), 2),
     }
     if config.pictures is not None:

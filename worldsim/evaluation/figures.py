@@ -56,6 +56,20 @@ class Figures:
             kept = [np.zeros(0)] * self.episodes
         self.add(key, pooled_mean(kept), mean_statistic(kept))
 
+    def ratio(self, key: str, above: Array, below: Array) -> None:
+        """Add the ratio of two sums over all walks; None where the lower one is 0.
+
+        above, below: (e, ...).
+        """
+        upper, lower = (x.reshape(len(x), -1).sum(1, dtype=np.float64) for x in (above, below))
+
+        def statistic(counts: Array) -> Array:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return np.asarray((counts @ upper) / (counts @ lower))
+
+        whole = float(statistic(np.ones((1, len(upper))))[0])
+        self.add(key, whole if np.isfinite(whole) else float("nan"), statistic)
+
     def quantile(self, key: str, values: Array, q: float) -> None:
         """Add a quantile of one value per walk, NaN where a walk has none."""
         statistic = quantile_statistic(values, q)

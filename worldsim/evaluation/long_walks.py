@@ -27,6 +27,7 @@ from worldsim.evaluation.benchmark_set import (
     TEST_SPLIT,
     RecordedWalks,
     StoredArrays,
+    join_arrays,
     one_thread,
     require_geometry,
 )
@@ -266,16 +267,13 @@ def dream(
             f"long walks are measured in worlds with a point memory, and this one has "
             f"{type(world.memory).__name__}"
         )
+    names = ("rgb", "inverse_depth", "pose", "intrinsics", "act", "further_act")
     arrays: NamedArrays = {
-        name: torch.from_numpy(np.stack([getattr(w, name) for w in walks])).to(world.device)
-        for name in ("rgb", "pose", "intrinsics", "act", "further_act")
+        name: join_arrays([getattr(w, name) for w in walks], world.device) for name in names
     }
     further = arrays.pop("further_act")
-    depth = np.stack([w.inverse_depth for w in walks]).astype(np.int32)
     seed = torch.arange(first, first + len(walks), device=world.device) + config.seed * 1_000_003
-    starts = RecordedWalks(
-        **arrays, inverse_depth=torch.from_numpy(depth).to(world.device), seed=seed
-    )
+    starts = RecordedWalks(**arrays, seed=seed)
     state = start_walks(world, starts)
     for t in range(1, config.history):
         state = world.observe(state, starts.act[:, t - 1], starts.frame(t))

@@ -19,7 +19,7 @@ from worldsim.evaluation.figures import REDUCED, Figures
 from worldsim.evaluation.measure import start_walks
 from worldsim.evaluation.memory_fitting import Fits, fit_memory
 from worldsim.evaluation.metrics import scores, sharpness
-from worldsim.evaluation.statistics import mean_statistic, pooled_mean, report
+from worldsim.evaluation.statistics import report
 from worldsim.evaluation.trip_recording import Trips
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
 from worldsim.runtime.types import Array, JsonMapping, JsonObject
@@ -57,19 +57,30 @@ class Returned:
     novelty: dict[int, tuple[Tensor, Tensor]]
 
 
+def memories_of(world: World) -> tuple[str, ...]:
+    """Return the kinds of memory that a world is measured with, of :data:`MEMORIES`."""
+    return MEMORIES[:1] if world.config.memory is None else MEMORIES
+
+
+def with_kind(world: World, kind: str, frames: int) -> World:
+    """Return the world with a kind of memory of :data:`MEMORIES`.
+
+    frames: number of past frames to choose the nearest one from.
+    """
+    if kind == "_no_memory":
+        return world.without_memory()
+    if kind == "_retrieval":
+        spec = world.spec
+        retrieval = RetrievalMemoryConfig(spec.height, spec.width, frames)
+        return world.with_memory(RetrievalMemory(retrieval))
+    return world
+
+
 def worlds_of(world: World, trips: Trips) -> dict[str, World]:
     """Return the world with each kind of memory; the world alone if it has none."""
-    if world.config.memory is None:
-        return {"": world}
-    spec = world.spec
     longest = trips.config.lengths[-1]
     frames = trips.config.turn(longest) + longest + 1
-    retrieval = RetrievalMemory(RetrievalMemoryConfig(spec.height, spec.width, frames))
-    return {
-        "": world,
-        "_no_memory": world.without_memory(),
-        "_retrieval": world.with_memory(retrieval),
-    }
+    return {kind: with_kind(world, kind, frames) for kind in memories_of(world)}
 
 
 def steps_of(world: World, trips: Trips) -> int:
@@ -200,12 +211,7 @@ def compute(returned: Returned, window: int, draws: int, seed: int) -> JsonObjec
     _picture_figures(figures, returned, window, 0)
     for group, name in (("sharpness_ratio", "sharpness"), ("novelty", "novelty")):
         for length, (dream, real) in getattr(returned, name).items():
-            _ratio(
-                figures,
-                f"{group}.{length}",
-                dream.numpy().astype(np.float64),
-                real.numpy().astype(np.float64),
-            )
+            figures.ratio(f"{group}.{length}", dream.double().numpy(), real.double().numpy())
     results = {**figures.values, "ci95": figures.ci95}
     if first.shape[-1] > 1:
         reduced = Figures(len(first), draws, seed)
@@ -229,16 +235,6 @@ def _picture_figures(figures: Figures, returned: Returned, window: int, k: int) 
         for length in sorted(length for length, other in returned.real if other == kind):
             gain = returned.real[length, ""][..., k] - returned.real[length, kind][..., k]
             mean(f"return_real_gain_over{kind}.{length}", gain.numpy())
-
-
-def _ratio(figures: Figures, key: str, above: Array, below: Array) -> None:
-    """Add the ratio of two means over all trips and steps."""
-    statistics = [mean_statistic(list(values)) for values in (above, below)]
-
-    def statistic(counts: Array) -> Array:
-        return np.asarray(statistics[0](counts) / statistics[1](counts))
-
-    figures.add(key, pooled_mean(list(above)) / pooled_mean(list(below)), statistic)
 
 
 ROWS = (

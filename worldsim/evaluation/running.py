@@ -118,16 +118,22 @@ def _fit(
         ) from error
 
 
+def dream_setting(config: EvaluateConfig, world: World) -> JsonObject:
+    """Return what results depend on, beside the protocol and its episodes."""
+    return {
+        "env_id": world.config.env_id,
+        "sampling_steps": world.config.dynamics.num_inference_steps,
+        "temperature": world.config.dynamics.temperature,
+        "seed": config.seed,
+        "device": str(world.device),
+    }
+
+
 def setting_of(config: EvaluateConfig, world: World, recorded: Sequence[Recorded]) -> JsonObject:
     """Return what results depend on, beside the protocol."""
     return {
         "test_set_sha256": digest(recorded),
         "episodes": len(recorded),
-        "sampling_steps": world.config.dynamics.num_inference_steps,
-        "temperature": world.config.dynamics.temperature,
-        "env_id": world.config.env_id,
         "maps": sorted({one.map for one in recorded}),
         "attention_window": world.spec.window,
-        "seed": config.seed,
-        "device": str(world.device),
-    }
+    } | dream_setting(config, world)

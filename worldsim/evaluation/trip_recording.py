@@ -14,14 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.camera import quantise_depth
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.benchmark_set import (
     ATTEMPTS,
     POLICY,
     TEST_SPLIT,
     RecordedWalks,
+    codes_of,
+    join_arrays,
+    poses_of,
     require_geometry,
+    rgb_of,
 )
 from worldsim.runtime.types import Array, Info, JsonObject, NamedArrays
 from worldsim.runtime.workers import Watched
@@ -172,12 +175,15 @@ class TripRecorder:
             if way is None:
                 return None
             back = way[0][turn + 1 :]
-            back_rgb[length], back_pose[length], back_act[length] = _rgb(back), _pose(back), undone
-        depth = torch.from_numpy(np.stack([info["depth"] for _, info in frames]))
+            back_rgb[length], back_pose[length], back_act[length] = (
+                rgb_of(back),
+                poses_of(back),
+                undone,
+            )
         return Trip(
-            rgb=_rgb(frames),
-            inverse_depth=quantise_depth(depth).numpy().astype(np.uint16),
-            pose=_pose(frames),
+            rgb=rgb_of(frames),
+            inverse_depth=codes_of(frames),
+            pose=poses_of(frames),
             intrinsics=np.asarray(frames[0][1]["intrinsics"], np.float32),
             act=act,
             back_rgb=back_rgb,
@@ -211,14 +217,6 @@ class TripRecorder:
         self.env.close()
 
 
-def _rgb(frames: Sequence[tuple[Array, Info]]) -> Array:
-    return np.ascontiguousarray(np.stack([obs for obs, _ in frames]).transpose(0, 3, 1, 2))
-
-
-def _pose(frames: Sequence[tuple[Array, Info]]) -> Array:
-    return np.stack([info["pose"] for _, info in frames]).astype(np.float32)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Trips(RecordedWalks):
     """The ways out of several trips and, by length n, their ways back; see :class:`Trip`.
@@ -236,17 +234,12 @@ def stack_trips(
     trips: Sequence[Trip], config: TripConfig, device: torch.device | str = "cpu"
 ) -> Trips:
     """Stack trips into one set of tensors."""
-
-    def join(values: list[Array]) -> Tensor:
-        together = np.stack(values)
-        return torch.from_numpy(
-            together.astype(np.int32) if together.dtype == np.uint16 else together
-        ).to(device)
-
     names = ("rgb", "inverse_depth", "pose", "intrinsics", "act")
-    plain: NamedArrays = {name: join([getattr(t, name) for t in trips]) for name in names}
+    plain: NamedArrays = {
+        name: join_arrays([getattr(t, name) for t in trips], device) for name in names
+    }
     back: NamedArrays = {
-        name: {n: join([getattr(t, name)[n] for t in trips]) for n in config.lengths}
+        name: {n: join_arrays([getattr(t, name)[n] for t in trips], device) for n in config.lengths}
         for name in ("back_rgb", "back_pose", "back_act")
     }
     seed = (torch.arange(len(trips)) + config.seed * 1_000_003).to(device)

@@ -85,17 +85,6 @@ def ray_features(rays: Tensor, patch: int) -> Tensor:
     return torch.cat([mean, angle.sin(), angle.cos()], -1)
 
 
-class PainterAttention(Attention):
-    """Attention whose norms are one kernel each under autocast, too."""
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See :meth:`Attention.project`."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        # PyTorch fuses a norm only if input and weight have one type, and computes it in float32.
-        query, key = self.query_norm(q.float()), self.key_norm(k.float())
-        return query.to(v.dtype), key.to(v.dtype), v
-
-
 class PainterBlock(nn.Module):
     """Attention and an MLP, modulated by the view's embedding (adaLN-single, PixArt-alpha).
 
@@ -105,7 +94,7 @@ class PainterBlock(nn.Module):
     def __init__(self, dim: int, heads: int, mlp_ratio: float, across: bool) -> None:
         super().__init__()
         self.across = across
-        self.attention = PainterAttention(dim, heads)
+        self.attention = Attention(dim, heads)
         hidden = int(dim * mlp_ratio)
         self.mlp = nn.Sequential(
             nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim)

@@ -16,7 +16,6 @@ from worldsim.runtime.cluster import ClusterPool
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine
 
 H = TypeVar("H")
-H_co = TypeVar("H_co", covariant=True)
 R = TypeVar("R")
 Tick = Callable[..., object]
 

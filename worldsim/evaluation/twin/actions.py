@@ -80,8 +80,8 @@ def add(figures: Figures, scores: Tensor, act: Tensor, names: list[str]) -> None
     """
     array, taken = scores.double().numpy(), act.numpy()
     known = np.isfinite(array)
-    figures.mean("action_score.all", np.nan_to_num(array), known)
+    figures.mean("action_score.all", array, known)
     for action, name in enumerate(names):
         chosen = known & (taken == action)
         if chosen.any():
-            figures.mean(f"action_score.{name}", np.nan_to_num(array), chosen)
+            figures.mean(f"action_score.{name}", array, chosen)

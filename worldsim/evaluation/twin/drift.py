@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -17,8 +16,6 @@ from worldsim.evaluation.benchmark_set import TestSet
 from worldsim.evaluation.figures import Figures
 from worldsim.evaluation.measure import take_in_history
 from worldsim.evaluation.metrics import psnr, sharpness
-from worldsim.evaluation.statistics import mean_statistic, pooled_mean
-from worldsim.runtime.types import Array
 from worldsim.state import concatenate
 from worldsim.world import World
 
@@ -90,15 +87,5 @@ def add(figures: Figures, drift: Drift, segment: int = SEGMENT) -> None:
         ):
             array = values[:, part].double().numpy()
             figures.mean(f"{key}.{name}", array, np.ones_like(array, bool))
-        pair = [list(x[:, part].double().numpy()) for x in (drift.sharpness, drift.true_sharpness)]
-        figures.add(
-            f"drift_sharpness.{name}",
-            pooled_mean(pair[0]) / pooled_mean(pair[1]),
-            partial(_ratio, mean_statistic(pair[0]), mean_statistic(pair[1])),
-        )
-
-
-def _ratio(
-    above: Callable[[Array], Array], below: Callable[[Array], Array], counts: Array
-) -> Array:
-    return above(counts) / below(counts)
+        pair = [x[:, part].double().numpy() for x in (drift.sharpness, drift.true_sharpness)]
+        figures.ratio(f"drift_sharpness.{name}", *pair)

@@ -106,19 +106,30 @@ def dream(world: World, walks: Trajectories, tick: Tick = lambda: None) -> Shown
     return Shown(torch.stack(rgb, 1), depth, walks.pose, walks.intrinsics)
 
 
+def scored_frames(walks: Trajectories) -> range:
+    """Return the indices of the frames of the way back that are scored."""
+    return range(walks.turn + 1, walks.rgb.shape[1], STRIDE)
+
+
 @torch.no_grad()
-def score(walks: Trajectories, shown: Shown) -> Kept:
+def input_gates(walks: Trajectories) -> list[Tensor]:
+    """Return which pixels (e, h, w) of each scored frame the input frames showed, by true depth."""
+    truth = true_frames(walks)
+    return [returned(truth, t, walks.config.history).input for t in scored_frames(walks)]
+
+
+@torch.no_grad()
+def score(walks: Trajectories, shown: Shown, gates: Sequence[Tensor] | None = None) -> Kept:
     """Score what was shown along the trajectories.
 
-    shown: of :func:`dream` or :func:`true_frames`.
+    shown: of :func:`dream`, :func:`true_frames` or :func:`stand`.
+    gates: of :func:`input_gates`; computed if not given.
     """
-    truth, history = true_frames(walks), walks.config.history
-    frames = walks.rgb.shape[1]
+    history, frames = walks.config.history, walks.rgb.shape[1]
     inputs, generated, shares = [], [], []
-    for t in range(walks.turn + 1, frames, STRIDE):
-        gate = returned(truth, t, history).input
+    for t, gate in zip(scored_frames(walks), gates or input_gates(walks), strict=True):
         back = returned(shown, t, history)
-        inputs.append(_of_frame(shown.rgb[:, t], truth.rgb[:, t], gate))
+        inputs.append(_of_frame(shown.rgb[:, t], walks.rgb[:, t], gate))
         generated.append(_of_frame(shown.rgb[:, t], back.colour, back.generated))
         shares.append(
             torch.stack([mask.float().mean((1, 2)) for mask in (gate, back.generated)], 1)
@@ -171,4 +182,4 @@ def add(figures: Figures, kept: Kept, name: str, kind: str) -> None:
         KEPT, (kept.input, kept.generated, kept.consistent, kept.mirrored), strict=True
     ):
         array: Array = values.double().numpy()
-        figures.mean(f"{key}{kind}.{name}", np.nan_to_num(array), np.isfinite(array))
+        figures.mean(f"{key}{kind}.{name}", array, np.isfinite(array))

@@ -17,8 +17,14 @@ from worldsim.evaluation.benchmark_set import TestSet, TestSetConfig, stack
 from worldsim.evaluation.config import EvaluateConfig
 from worldsim.evaluation.episodes import watched_twin
 from worldsim.evaluation.figures import Figures
-from worldsim.evaluation.policy_batch import PolicySpec
-from worldsim.evaluation.running import over_chunks, record, setting_of, workers_of
+from worldsim.evaluation.return_trips import memories_of, with_kind
+from worldsim.evaluation.running import (
+    dream_setting,
+    over_chunks,
+    record,
+    setting_of,
+    workers_of,
+)
 from worldsim.evaluation.twin import actions, drift, kept, outcomes, ranks
 from worldsim.evaluation.twin.gate import GAP
 from worldsim.evaluation.twin.trajectories import (
@@ -27,13 +33,11 @@ from worldsim.evaluation.twin.trajectories import (
     TrajectoryConfig,
 )
 from worldsim.evaluation.twin.trajectories import stack as stack_trajectories
-from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
 from worldsim.runtime.chunks import Chunks
 from worldsim.runtime.cluster import pool_of
 from worldsim.runtime.keyboard import action_names
 from worldsim.runtime.progress import Progress
-from worldsim.runtime.types import Array, JsonObject
-from worldsim.state import SceneStart
+from worldsim.runtime.types import JsonObject
 from worldsim.world import World
 from worldsim.world.twin import twin_of
 
@@ -59,15 +63,14 @@ def measure_twin(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonOb
                 f"world {config.world} has neither poses nor rewards: --protocol twin has nothing "
                 f"to measure; use --protocol walks"
             )
-        return _outcomes(config, world, chunks) | {
-            "protocol": PROTOCOL,
-            "quick": config.quick,
-            "env_id": world.config.env_id,
-            "sampling_steps": world.config.dynamics.num_inference_steps,
-            "temperature": world.config.dynamics.temperature,
-            "seed": config.seed,
-            "device": str(world.device),
-        }
+        return (
+            _outcomes(config, world, chunks)
+            | {
+                "protocol": PROTOCOL,
+                "quick": config.quick,
+            }
+            | dream_setting(config, world)
+        )
     settings = TrajectoryConfig(*twin_of(world), config.seed)
     walks = config.walks
     recorded = record(config, world, settings, range(walks * len(TRAJECTORIES)), "scripted walk")
@@ -79,26 +82,6 @@ def measure_twin(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonOb
     return results | setting_of(config, world, recorded) | {"episodes": walks}
 
 
-def kinds_of(world: World) -> tuple[str, ...]:
-    """Return the kinds of memory that are compared; each ends the names of its figures."""
-    return ("",) if world.config.memory is None else ("", "_no_memory", "_retrieval")
-
-
-def of_kind(world: World, kind: str, frames: int) -> World:
-    """Return the world with its memory, without, or with that of the past frame of nearest pose.
-
-    frames: number of frames that the last of them can hold.
-    """
-    if kind == "_no_memory":
-        return world.without_memory()
-    if kind == "_retrieval":
-        spec = world.spec
-        return world.with_memory(
-            RetrievalMemory(RetrievalMemoryConfig(spec.height, spec.width, frames))
-        )
-    return world
-
-
 def _kept(
     config: EvaluateConfig,
     world: World,
@@ -108,35 +91,25 @@ def _kept(
     figures: Figures,
 ) -> JsonObject:
     """Add what all kinds of memory keep on all trajectories; returns the shares of gated pixels."""
-    kinds, count = kinds_of(world), len(TRAJECTORIES)
-    groups: list[tuple[str, str]] = []
     parts: list[tuple[object, ...]] = []
+    names: list[str] = []
     steps = 0
-    shares: JsonObject = {}
     for index, name in enumerate(TRAJECTORIES):
-        every = recorded[index::count]
-        numbers = [
-            range(i, min(i + config.batch, len(every))) for i in range(0, len(every), config.batch)
-        ]
-        sets = [stack_trajectories([every[n] for n in one], one, settings, name) for one in numbers]
-        of_twin = kept.join([kept.score(one, kept.true_frames(one)) for one in sets])
-        kept.add(figures, of_twin, name, "_twin")
-        still = kept.join([kept.score(one, kept.stand(one)) for one in sets])
-        kept.add(figures, still, name, "_stand")
-        for kind in kinds:
-            for one, walks in zip(numbers, sets, strict=True):
-                groups.append((name, kind))
-                parts.append(([every[n] for n in one], one, settings, name, kind))
-                steps += kept.steps_of(walks)
+        every = recorded[index :: len(TRAJECTORIES)]
+        for first in range(0, len(every), config.batch):
+            some = every[first : first + config.batch]
+            parts.append((some, range(first, first + len(some)), settings, name))
+            names.append(name)
+            steps += len(memories_of(world)) * (len(some[0].rgb) - 1)
     with Progress(steps, "dreaming") as bar:
         found = over_chunks(config, chunks, _keep, parts, bar.update, steps / len(parts))
-    for name, kind in dict.fromkeys(groups):
-        same = [one for one, group in zip(found, groups, strict=True) if group == (name, kind)]
-        together = kept.join(same)
-        kept.add(figures, together, name, kind)
-        if not kind:
-            both = together.shares.mean((0, 1)).tolist()
-            shares[name] = {"input": round(both[0], 4), "generated": round(both[1], 4)}
+    shares: JsonObject = {}
+    for name in TRAJECTORIES:
+        same = [one for one, of in zip(found, names, strict=True) if of == name]
+        for kind in same[0]:
+            kept.add(figures, kept.join([one[kind] for one in same]), name, kind)
+        both = kept.join([one[""] for one in same]).shares.mean((0, 1)).tolist()
+        shares[name] = {"input": round(both[0], 4), "generated": round(both[1], 4)}
     return shares
 
 
@@ -146,11 +119,15 @@ def _keep(
     numbers: Sequence[int],
     settings: TrajectoryConfig,
     name: str,
-    kind: str,
     tick: Tick,
-) -> kept.Kept:
+) -> dict[str, kept.Kept]:
+    """Return what the twin, a picture that stands still, and each kind of memory keep."""
     walks = stack_trajectories(recorded, numbers, settings, name, world.device)
-    return kept.score(walks, kept.dream(of_kind(world, kind, walks.rgb.shape[1]), walks, tick))
+    gates = kept.input_gates(walks)
+    shown = {"_twin": kept.true_frames(walks), "_stand": kept.stand(walks)}
+    for kind in memories_of(world):
+        shown[kind] = kept.dream(with_kind(world, kind, walks.rgb.shape[1]), walks, tick)
+    return {kind: kept.score(walks, one, gates) for kind, one in shown.items()}
 
 
 def _free(config: EvaluateConfig, world: World, chunks: Chunks, ci95: JsonObject) -> JsonObject:
@@ -208,24 +185,13 @@ def _ranks(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObject:
         for i in range(0, count, config.batch):
             parts.append((spec, starts[i : i + config.batch], seeds[i : i + config.batch], steps))
     with Progress(len(parts) * steps, "closed loop") as bar:
-        found = over_chunks(config, chunks, _close, parts, bar.update, steps)
+        found = over_chunks(config, chunks, ranks.walk_dream, parts, bar.update, steps)
     dreamed = [one for part in found for one in part]
     both = (dreamed, twins)
     area = np.array([[one.area for one in each] for each in both]).reshape(2, len(specs), count)
     success = np.array([[one.success for one in each] for each in both]).reshape(area.shape)
     told = ranks.compare(area[1], area[0], success, config.bootstrap, config.seed)
     return told | {"policies": [spec.name for spec in specs]}
-
-
-def _close(
-    world: World,
-    spec: PolicySpec,
-    starts: Sequence[SceneStart],
-    seeds: Sequence[int],
-    steps: int,
-    tick: Tick,
-) -> list[ranks.Walked]:
-    return ranks.walk_dream(world, spec, starts, seeds, steps, tick)
 
 
 def _outcomes(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObject:
@@ -245,20 +211,10 @@ def _outcomes(config: EvaluateConfig, world: World, chunks: Chunks) -> JsonObjec
         for i in range(0, count, config.batch)
     ]
     with Progress(len(parts) * len(acts), "dreaming") as bar:
-        dreamed = over_chunks(config, chunks, _dream_on, parts, bar.update, len(acts))
+        dreamed = over_chunks(config, chunks, outcomes.dream, parts, bar.update, len(acts))
     shown = min(len(future) for _, future in played)
     futures = outcomes.Futures(
         np.stack([future[:shown] for _, future in played]), np.concatenate(dreamed)[:, :shown]
     )
     told = outcomes.compare(futures, config.bootstrap, config.seed)
     return told | {"episodes": count}
-
-
-def _dream_on(
-    world: World,
-    starts: Sequence[SceneStart],
-    seeds: Sequence[int],
-    acts: Sequence[object],
-    tick: Tick,
-) -> Array:
-    return outcomes.dream(world, starts, seeds, acts, tick)

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from worldsim.camera import quantise_depth
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.benchmark_set import (
     ATTEMPTS,
@@ -21,10 +19,14 @@ from worldsim.evaluation.benchmark_set import (
     TEST_SPLIT,
     RecordedWalks,
     StoredArrays,
+    codes_of,
+    join_arrays,
+    poses_of,
     require_geometry,
+    rgb_of,
 )
 from worldsim.runtime.keyboard import action_names
-from worldsim.runtime.types import Array, Info, JsonObject, NamedArrays, Space
+from worldsim.runtime.types import Array, JsonObject, NamedArrays, Space
 from worldsim.runtime.workers import Watched
 from worldsim.shipped.policies import make_policy
 from worldsim.world.image_env import make_env
@@ -164,23 +166,18 @@ class TrajectoryRecorder:
                 return None
             frames.append((obs, info))
             acts.append(act)
-        return _stored(frames, acts, name)
+        return Trajectory(
+            rgb=rgb_of(frames),
+            inverse_depth=codes_of(frames),
+            pose=poses_of(frames),
+            intrinsics=np.asarray(frames[0][1]["intrinsics"], np.float32),
+            act=np.asarray(acts, np.int64),
+            map=name,
+        )
 
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
-
-
-def _stored(frames: Sequence[tuple[Array, Info]], acts: Sequence[object], name: str) -> Trajectory:
-    depth = torch.from_numpy(np.stack([info["depth"] for _, info in frames]))
-    return Trajectory(
-        rgb=np.ascontiguousarray(np.stack([obs for obs, _ in frames]).transpose(0, 3, 1, 2)),
-        inverse_depth=quantise_depth(depth).numpy().astype(np.uint16),
-        pose=np.stack([info["pose"] for _, info in frames]).astype(np.float32),
-        intrinsics=np.asarray(frames[0][1]["intrinsics"], np.float32),
-        act=np.asarray(acts, np.int64),
-        map=name,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,20 +210,14 @@ def stack(
     numbers: number of each trajectory; the dreams' seeds.
     """
     arrays: NamedArrays = {
-        key: torch.from_numpy(np.stack([getattr(one, key) for one in recorded])).to(device)
-        for key in ("rgb", "pose", "intrinsics", "act")
+        key: join_arrays([getattr(one, key) for one in recorded], device)
+        for key in recorded[0].arrays()
     }
-    depth = np.stack([one.inverse_depth for one in recorded]).astype(np.int32)
     seed = torch.tensor(numbers, dtype=torch.int64) + config.seed * 1_000_003
     return Trajectories(
         **arrays,
-        inverse_depth=_to(depth, device),
         seed=seed.to(device),
         maps=tuple(one.map for one in recorded),
         config=config,
         name=name,
     )
-
-
-def _to(array: Array, device: torch.device | str) -> Tensor:
-    return torch.from_numpy(array).to(device)

@@ -3,9 +3,9 @@
     python -m experiments.play_picture --out docs/images/play_walk.webp
     python -m experiments.play_picture --stills docs/images
 
-A person walks beside the real twin, flips to it, drops a crate, goes back and begins a branch. The
-pictures are screenshots of the real page, shown as long apart as they were taken. Film on an idle
-computer: the page shows its own frame rate.
+A person looks around beside the real twin, walks on, flips to it, drops a crate, goes back and
+begins a branch. The pictures are screenshots of the real page, shown as long apart as they were
+taken. Film on an idle computer: the page shows its own frame rate.
 """
 
 from __future__ import annotations
@@ -86,21 +86,21 @@ def go_back(driver: Any) -> None:
 
 
 PLAN: Plan = [
-    (0.0, hold("w")),
-    (2.5, hold("d")),
-    (3.5, hold("w")),
-    (5.0, hold()),
-    (5.2, tap("f")),
-    (6.2, tap("f")),
-    (6.6, tap("k")),
-    (8.0, hold("w")),
-    (9.0, hold()),
-    (9.4, go_back),
-    (10.8, hold("a")),
-    (11.6, hold("w")),
-    (13.0, hold()),
+    # A look around first: what is drawn afterwards has been seen.
+    (0.0, hold("a")),
+    (3.1, hold("w")),
+    (3.7, hold()),
+    (4.0, tap("f")),
+    (5.0, tap("f")),
+    (5.5, tap("k")),
+    (6.6, hold("s")),
+    (7.2, hold()),
+    (7.6, go_back),
+    (9.0, hold("d")),
+    (10.0, hold("w")),
+    (10.5, hold()),
 ]
-END = 13.8
+END = 11.5
 
 
 def film(config: Config, driver: Any) -> tuple[list[Image.Image], list[float]]:

@@ -33,6 +33,7 @@ def all_stages(config: PeersConfig) -> Iterator[tuple[str, Callable[[], JsonObje
     yield "record", lambda: stages.record(config)
     yield "export", lambda: diamond.export(config)
     yield "untrained", lambda: stages.untrained(config)
+    yield "real-others", partial(stages.real, config, "others", config.minutes[0])
     # Named by its end: more minutes go on from its checkpoint.
     yield f"diamond-{mark(config.minutes[-1])}", lambda: stages.train_diamond(config)
     for minutes in config.minutes:
@@ -73,7 +74,9 @@ def main(config: PeersConfig) -> None:
     print(table(read_json(config.out / "summary.json")))
 
 
-MAY_CHANGE = ("out", "diamond", "stage", "minutes", "workers", "bootstrap", "meet")
+MAY_CHANGE = (
+    "out", "diamond", "stage", "minutes", "workers", "bootstrap", "meet", "dreamed_steps",
+)  # fmt: skip
 """Settings that may be others when a comparison goes on."""
 
 

@@ -243,32 +243,29 @@ def learn(config: PeersConfig, side: str, minutes: float) -> JsonObject:
 
 
 def real(config: PeersConfig, side: str, minutes: float) -> JsonObject:
-    """Play one side's agents in the real twin; with DIAMOND's, the policies that are no agents.
+    """Play one side's agents in the real twin or, for ``others``, the policies that are no agents.
 
     Returns totals and sums of signs (p, e) by the policies' places, and of the agents themselves
-    in other episodes.
+    (or random play) in other episodes.
     """
-    world, agent = twin_of(config), agent_folder(config, side, minutes)
-    specs = policies(config, minutes)
-    mine = [i for i, spec in enumerate(specs) if spec.agent == str(agent)]
-    others = [i for i, spec in enumerate(specs) if spec.agent in ("random", "persistent")]
-    places = mine if side == "worldsim" else mine + others
+    world, specs = twin_of(config), policies(config, minutes)
+    agent = None if side == "others" else str(agent_folder(config, side, minutes))
+    players = ("random", "persistent") if agent is None else (agent,)
+    places = [i for i, spec in enumerate(specs) if spec.agent in players]
     played = judge.play(
         world, [specs[i] for i in places], episode_seeds(config), config.episode_steps,
         config.workers,
     )  # fmt: skip
-    chosen = {f"agent of {side}": judge.PolicySpec(str(agent))}
-    if side == "diamond":
-        chosen["random"] = judge.PolicySpec("random")
+    name = "random" if agent is None else f"agent of {side}"
     seeds = [config.seed + 2 * JUDGE_SEED + i for i in range(config.agent_episodes)]
     alone = judge.play(
-        world, list(chosen.values()), seeds, config.episode_steps, config.workers
+        world, [judge.PolicySpec(agent or "random")], seeds, config.episode_steps, config.workers
     ).total
     return {
         "places": places,
         "total": played.total.tolist(),
         "signs": played.signs.tolist(),
-        "agents": dict(zip(chosen, alone.tolist(), strict=True)),
+        "agents": {name: alone[0].tolist()},
     }
 
 
@@ -299,6 +296,7 @@ def returns(config: PeersConfig, minutes: float) -> JsonObject:
     """Compare dreamed and real returns of 18 policies, and the agents' real returns."""
     name, specs = mark(minutes), policies(config, minutes)
     played = {side: read_json(config.result(f"real-{side}-{name}")) for side in SIDES}
+    played["others"] = read_json(config.result("real-others"))
     total, signs = np.zeros((2, len(specs), config.episodes))
     for one in played.values():
         total[one["places"]], signs[one["places"]] = one["total"], one["signs"]

@@ -4,9 +4,10 @@
         --diamond PATH --minutes 5
 
 What follows ``--`` is passed on to :mod:`experiments.peers.run`, for each environment in a folder
-of its own. First DIAMOND trains in all environments, then worldsim does: no training begins its
-minutes before all of the same side are warm, and nothing else of this command uses the GPU
-meanwhile. The same command resumes. ``--until untrained`` only records and prepares.
+of its own. Both sides warm up (worldsim compiles) in all environments; then worldsim trains in all
+of them, then DIAMOND does. Nothing else of this command uses the GPU meanwhile. Agents and
+comparisons follow. The same command resumes. ``--until untrained`` only records and prepares,
+``--until trained`` ends after both trainings.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ class TogetherConfig:
     """Environments, all at once."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes that play the real environments, shared out by what each costs."""
-    until: Literal["untrained", "all"] = "all"
-    """``untrained`` ends when everything is recorded and prepared."""
+    until: Literal["untrained", "trained", "all"] = "all"
+    """``untrained`` ends when everything is recorded and prepared, ``trained`` when both sides are
+    trained."""
 
     def __post_init__(self) -> None:
         for env in self.envs:
@@ -83,10 +85,12 @@ class Meeting:
     """Trainings that begin their minutes together.
 
     after: jobs that must be over before.
+    warm: trainings of another side that must be warm before, so that they do not disturb.
     """
 
     jobs: Sequence[Job]
     after: Sequence[Job]
+    warm: Sequence[Job] = ()
 
     def look(self) -> None:
         """Let them go once all are warm."""
@@ -95,8 +99,9 @@ class Meeting:
         folder = first.config.meet
         if (folder / f"go-{first.stage}").exists() or not all(one.over for one in self.after):
             return
-        waiting = [folder / f"ready-{one.stage}-{slug(one.config.env)}" for one in self.jobs]
-        if all(one.over or file.exists() for one, file in zip(self.jobs, waiting, strict=True)):
+        both = [*self.jobs, *self.warm]
+        waiting = [folder / f"ready-{one.stage}-{slug(one.config.env)}" for one in both]
+        if all(one.over or file.exists() for one, file in zip(both, waiting, strict=True)):
             (folder / f"go-{first.stage}").touch()
             print(f"{first.stage}: the minutes begin", flush=True)
 
@@ -115,25 +120,31 @@ def plan(configs: Sequence[PeersConfig], until: str = "all") -> tuple[list[Job],
     prepared = [*add("export", ["record"]), *add("untrained", ["record"])]
     if until == "untrained":
         return list(jobs.values()), []
+    add("real-others", ["untrained"])
     minutes = [mark(m) for m in configs[0].minutes]
     trained = f"diamond-{minutes[-1]}"
-    before = add(trained, ["export", "untrained"], prepared)
-    meetings.append(Meeting(before, prepared))
+    theirs = add(trained, ["export", "untrained"])
+    before: list[Job] = []
     for m in minutes:
         agents = [f"agent-{side}-{m}" for side in SIDES]
-        learning = add(f"agent-diamond-{m}", [trained], before)
         worlds = add(f"worldsim-{m}", ["export", "untrained"], before)
-        meetings.append(Meeting(worlds, learning))
+        meetings.append(Meeting(worlds, prepared, theirs))
+        if m == minutes[0]:
+            meetings.append(Meeting(theirs, worlds))
+        if until == "trained":
+            continue
+        both = [*worlds, *theirs]
         before = [
-            *add(f"agent-worldsim-{m}", [f"worldsim-{m}"], worlds),
-            *add(f"frames-{m}", [trained, f"worldsim-{m}"], worlds),
-            *add(f"real-diamond-{m}", [f"agent-diamond-{m}"], worlds),
+            *add(f"frames-{m}", [trained, f"worldsim-{m}"], both),
+            *add(f"agent-worldsim-{m}", [f"worldsim-{m}"], both),
+            *add(f"agent-diamond-{m}", [trained], both),
+            *add(f"real-diamond-{m}", [f"agent-diamond-{m}"]),
             *add(f"real-worldsim-{m}", [f"agent-worldsim-{m}"]),
-            *add(f"dreams-worldsim-{m}", agents, worlds),
-            *add(f"dreams-diamond-{m}", agents, worlds),
+            *add(f"dreams-worldsim-{m}", agents),
+            *add(f"dreams-diamond-{m}", agents),
         ]
         judged = [f"{what}-{side}-{m}" for what in ("real", "dreams") for side in SIDES]
-        before = [*before, *add(f"returns-{m}", judged)]
+        before = [*before, *add(f"returns-{m}", ["real-others", *judged])]
     return list(jobs.values()), meetings
 
 

@@ -154,24 +154,26 @@ def test_a_side_waits_for_the_other_and_a_failure_stops_only_its_own_environment
 
     assert can_start() == {"record"}
     finish("record", "export", "untrained")
-    assert can_start() == {"diamond-5"}
+    assert can_start() == {"diamond-5", "worldsim-5", "real-others"}
     by_name["Pong-v5 diamond-5"].failed = True
-    (tmp_path / "ready-diamond-5-CarRacing-v3").touch()
-    meetings[0].look()
-    assert (tmp_path / "go-diamond-5").exists()
-    finish("diamond-5")
-    assert can_start() == {"agent-diamond-5", "worldsim-5"}
     for config in configs:
         (tmp_path / f"ready-worldsim-5-{settings.slug(config.env)}").touch()
+    meetings[0].look()
+    assert not (tmp_path / "go-worldsim-5").exists()  # DIAMOND still warms up
+    (tmp_path / "ready-diamond-5-CarRacing-v3").touch()
     meetings[1].look()
-    assert not (tmp_path / "go-worldsim-5").exists()  # DIAMOND's agents still use the GPU
-    finish("agent-diamond-5")
-    meetings[1].look()
+    assert not (tmp_path / "go-diamond-5").exists()  # worldsim goes first
+    meetings[0].look()
     assert (tmp_path / "go-worldsim-5").exists()
-    finish("worldsim-5")
-    assert can_start() == {"agent-worldsim-5", "frames-5", "real-diamond-5"}
-    finish("agent-worldsim-5")
+    finish("worldsim-5", "real-others")
+    meetings[1].look()
+    assert (tmp_path / "go-diamond-5").exists()
+    assert can_start() == {"diamond-5"}  # nothing else uses the GPU meanwhile
+    finish("diamond-5")
+    assert can_start() == {"agent-worldsim-5", "agent-diamond-5", "frames-5"}
+    finish("agent-worldsim-5", "agent-diamond-5")
     assert {"real-worldsim-5", "dreams-worldsim-5", "dreams-diamond-5"} <= can_start()
     # What failed has no result to go on from.
     together.step([by_name["Pong-v5 diamond-5"], by_name["Pong-v5 frames-5"]], ["false"])
     assert by_name["Pong-v5 frames-5"].failed
+    assert together.plan(configs, "trained")[0][-1].stage == "worldsim-5"

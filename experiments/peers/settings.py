@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
-
 from worldsim.errors import InvalidInputError, NotFoundError
 
 
@@ -136,12 +134,12 @@ class PeersConfig:
 
 
 def wait_for_others(config: PeersConfig, stage: str) -> None:
-    """Say that a training is warm, and wait until all of them are."""
+    """Say that a training is warm, and wait until all of them are.
+
+    GPU memory that warming up took stays reserved: others might take it meanwhile.
+    """
     if config.meet is None:
         return
-    if torch.cuda.is_available():
-        # What warming up left is room for those that go first.
-        torch.cuda.empty_cache()
     config.meet.mkdir(parents=True, exist_ok=True)
     (config.meet / f"ready-{stage}-{slug(config.env)}").touch()
     while not (config.meet / f"go-{stage}").exists():

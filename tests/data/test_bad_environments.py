@@ -67,6 +67,16 @@ def test_large_rewards_that_can_be_stored_are(tmp_path: Path) -> None:
     assert dataset[0].rew[4] == -1e7 and dataset.info.report["rewards"]["lowest"] == -1e7
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_reward_in_the_middle_loses_no_finished_shard(tmp_path: Path, workers: int) -> None:
+    kwargs = {"amount": float("nan"), "seed": seed_of(1, 0)}
+    with pytest.raises(InvalidInputError, match="reward of step 4 is nan"):
+        record(config(tmp_path, "Paying", frames=100, env_kwargs=kwargs, workers=workers))
+    kept = EpisodeDataset(tmp_path)
+    assert [shard.file for shard in kept.shards] == ["shard-00000.safetensors"]
+    assert len(kept) == 2 and not kept[1].rew.any()
+
+
 def test_actions_that_do_nothing_are_warned_of(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="no visible effect.*--policy mix"):
         record(config(tmp_path / "ignoring", "Ignoring", frames=500, frames_per_shard=500))

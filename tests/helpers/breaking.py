@@ -62,14 +62,21 @@ class Ignoring(Squares):
 
 
 class Paying(Squares):
-    """Pays ``amount`` in the fifth step."""
+    """Pays ``amount`` in the fifth step.
 
-    def __init__(self, amount: Any = 1.0) -> None:
-        self.amount = {"list": [1.0, 2.0]}.get(amount, amount)
+    seed: of the only episode that pays; -1 for all.
+    """
+
+    def __init__(self, amount: Any = 1.0, seed: int = -1) -> None:
+        self.amount, self.seed = {"list": [1.0, 2.0]}.get(amount, amount), seed
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
+        self.pays = self.seed in (-1, seed)
+        return super().reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, Any]:
         frame, reward, *rest = super().step(action)
-        return (frame, self.amount if self.steps == 5 else reward, *rest)
+        return (frame, self.amount if self.pays and self.steps == 5 else reward, *rest)
 
 
 class Raising(Squares):

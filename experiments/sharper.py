@@ -33,13 +33,14 @@ ARMS: dict[str, tuple[str, ...]] = {
     "most": ("--loss.energy", "0.85", "--loss.known", "0.25"),
 }
 """Options in which the arms differ."""
-WALKS = (
-    "--perturb.own-frames", "4", "512",
+OWN = ("--perturb.own-frames", "4", "512")
+"""Walks that the network dreams in parts."""
+PAINTED = (
     "--painted.takes", "nothing", "--painted.every", "3", "--painted.coverage", "0.8",
     "--painted.ahead", "2", "12", "--painted.level", "0.1", "0.6", "--painted.invented", "0.25",
     "--painted.since", "0", "48", "--painted.num-inference-steps", "8", "--painted.places", "64",
 )  # fmt: skip
-"""How walks pass through the memory."""
+"""How walks with painted views pass through the memory."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class Config:
     """Recording of train maps, or a folder of some; others may be added during the training."""
     world: str = "freedoom-tiny"
     """World to start from."""
+    preset: str = "tiny"
+    """Its preset; ``small`` for ``freedoom-small``."""
+    capacity: tuple[int, int] = (65_536, 262_144)
+    """Points of the memory in training and in use; freedoom-small has 147,456 and 524,288."""
     minutes: float = 14.0
     """Minutes of training, its start included."""
     steps: int | None = None
@@ -73,7 +78,8 @@ class Config:
     own: float = 1.0
     """Share of walks that the network dreams in parts."""
     painted: float = 0.5
-    """Share of walks with painted views in their memory."""
+    """Share of walks with painted views in their memory; 0 for frames of another size than the
+    painter's."""
 
 
 def train(config: Config) -> None:
@@ -81,15 +87,16 @@ def train(config: Config) -> None:
     c = config
     run_training(
         c.out, c.minutes, c.startup, () if c.steps is None else ("--steps", str(c.steps)),
-        "train", "--data", str(c.data), "--preset", "tiny", "--init-from", c.world,
+        "train", "--data", str(c.data), "--preset", c.preset, "--init-from", c.world,
         "--batch-size", str(c.batch_size), "--buffer-frames", str(c.buffer_frames),
-        "--memory-capacity", "65536", "--world-memory-capacity", "262144",
+        "--memory-capacity", str(c.capacity[0]), "--world-memory-capacity", str(c.capacity[1]),
         "--refresh-every", str(c.refresh_every), "--save-every", str(c.save_every),
         "--sample-every", "600", "--patience", "600", "--scenes", "0", "--edits", "0.15",
         "--mirror-actions", "0", "1", "2", "4", "3", "6", "5", "--learning-rate", "3e-4",
         "--motion-learning-rate", "1e-4", "--warmup", "100", "--decay", "0.5",
-        "--ema", "0.998", "--loss.pure-noise", "0.85", *ARMS[c.arm], *WALKS,
-        "--perturb.own", str(c.own), "--painted.share", str(c.painted),
+        "--ema", "0.998", "--loss.pure-noise", "0.85", *ARMS[c.arm], *OWN,
+        "--perturb.own", str(c.own), *(PAINTED if c.painted else ()),
+        "--painted.share", str(c.painted),
     )  # fmt: skip
 
 

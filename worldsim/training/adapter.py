@@ -14,8 +14,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldsim.diffusion.network import Upsampled
 from worldsim.errors import InvalidInputError
 from worldsim.protocols import Painter
 from worldsim.runtime.extras import missing
@@ -24,6 +26,7 @@ from worldsim.runtime.json_config import to_json, write_json
 from worldsim.runtime.types import JsonObject
 from worldsim.training.config import AdapterLayers, TrainConfig
 from worldsim.training.factory import Modules
+from worldsim.training.loss import TrainingLoss
 from worldsim.training.trainer import Trainer
 from worldsim.world import World
 from worldsim.world.adapters import BASE, CONFIG, PREFIX, WEIGHTS, check_share, factor_shapes
@@ -41,9 +44,12 @@ TARGETS = {
     "outcome": (r".*",),
 }
 """By module of the world, the names of the layers that are adapted, as regular expressions."""
-PIXELS = r"out|down\.\d+|(encoder|decoder)\.\d+\.(conv[12]|modulation)"
-"""The same for the network's convolutional levels. Not ``stem`` and ``up``: the network reads
-the channels of the one, and the other moves channels to pixels, which peft's layers do not know."""
+FURTHER = {
+    AdapterLayers.TEMPORAL: (),
+    AdapterLayers.PIXELS: (r"out|down\.\d+|(encoder|decoder)\.\d+\.(conv[12]|modulation)",),
+    AdapterLayers.ALL: (r".*",),
+}
+"""Further layers of the network by the setting."""
 _LOSS_NAMES = {"network": "dynamics", "ego_motion": "ego_motion", "outcome": "outcome"}
 """Names of the modules in the loss, and in a world."""
 
@@ -88,6 +94,23 @@ class AdapterTrainer(Trainer):
         check_share(modules, layers, self.config.adapter)
         self._peft = inject(modules, layers, self.config.adapter)
         return network, ego, outcome
+
+    def _parameter_groups(self, loss: TrainingLoss) -> list[dict[str, Any]]:
+        """Split each group in first factors and second factors, see ``adapter_rate_ratio``."""
+        groups, ratio = super()._parameter_groups(loss), self.config.adapter_rate_ratio
+        if ratio == 1.0:
+            return groups
+        second = {
+            id(p)
+            for name, p in loss.named_parameters()
+            if re.search(r"\.lora_(embedding_)?B", name)
+        }
+        divided = []
+        for group in groups:
+            for is_second, peak in ((False, group["peak"]), (True, group["peak"] * ratio)):
+                params = [p for p in group["params"] if (id(p) in second) is is_second]
+                divided.append({**group, "params": params, "peak": peak})
+        return divided
 
     def _measure_outcomes(self) -> None:
         """Keep the heads' units: they are the world's."""
@@ -141,9 +164,7 @@ def adapted_layers(
     modules: Mapping[str, nn.Module], which: AdapterLayers = AdapterLayers.TEMPORAL
 ) -> list[str]:
     """Return the names ``PART.LAYER`` of the layers that are adapted."""
-    targets = dict(TARGETS)
-    if which == AdapterLayers.PIXELS:
-        targets["dynamics"] = (*targets["dynamics"], PIXELS)
+    targets = {**TARGETS, "dynamics": (*TARGETS["dynamics"], *FURTHER[which])}
     return [
         f"{part}.{name}"
         for part, module in modules.items()
@@ -162,10 +183,21 @@ def inject(modules: Mapping[str, nn.Module], layers: Iterable[str], rank: int) -
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.lora.layer import Conv2d as LoraConv2d
     except ImportError as error:
         raise missing("adapters are trained with peft", "adapter", error) from error
+
+    class LoraUpsampled(LoraConv2d):
+        """LoRA of a convolution whose channels become pixels: so do those of its change."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            """Map (m, c, h, w) to (m, a, 2 h, 2 w)."""
+            change = self.lora_B[ADAPTER](self.lora_A[ADAPTER](x)) * self.scaling[ADAPTER]
+            return self.base_layer(x) + F.pixel_shuffle(change, 2)
+
     names = sorted(layers)
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names, bias="none")
+    config._register_custom_module({Upsampled: LoraUpsampled})
     whole = nn.ModuleDict(dict(modules))
     inject_adapter_in_model(config, whole, adapter_name=ADAPTER)
     for name, parameter in whole.named_parameters():

@@ -51,13 +51,13 @@ class Args:
     """The recording."""
     minutes: float = 18.0
     """Time of a part that trains, with loading and rendering."""
-    shares: tuple[float, float] = (0.22, 0.05)
+    shares: tuple[float, float] = (0.15, 0.04)
     """Shares of the time for autoencoder and depth estimator; the rest is the main network's."""
     frames: int = 200_000
     """Frames that are read, at most."""
-    windows: int = 80_000
+    windows: int = 120_000
     """Windows that are rendered, at most."""
-    memories: int = 128
+    memories: int = 256
     """Memories that are rendered at once."""
     batch: int | None = None
     """Batch size of every training; by default each one's own."""
@@ -79,7 +79,7 @@ class Args:
     """Share of windows in whose training the memory shows nothing."""
     compile: bool = True
     """Compile the transformer on a GPU."""
-    num_inference_steps: int = 8
+    num_inference_steps: int = 4
     """Sampling steps in evaluation."""
     models: tuple[str, ...] = ("wan", "svd")
     """Models that are evaluated."""
@@ -115,7 +115,7 @@ def _recording(args: Args, device: torch.device) -> windows.Recording:
 def _windows(args: Args, recording: windows.Recording) -> windows.Windows:
     begun = time.perf_counter()
     found = windows.render_windows(
-        recording, wan_vace.PAST, wan_vace.FRAMES, 2, args.windows, args.memories, seed=1
+        recording, wan_vace.PAST, wan_vace.FRAMES, 1, args.windows, args.memories, seed=1
     )
     known = float(found.known.float().mean())
     seconds = time.perf_counter() - begun
@@ -133,8 +133,6 @@ def train_wan(args: Args, device: torch.device) -> None:
     vae = autoencoder.load(folder, device, width=args.width, blocks=args.blocks)
     network = depth.build(args.depth_width).to(device)
     depth.train(network, recording, args.out / "depth", args.shares[1] * total, **_sized(args))
-    # The recording may have grown meanwhile.
-    recording = _recording(args, device)
     rendered = _windows(args, recording)
     transformer = wan_vace.build(args.wan).to(device)
     index = torch.zeros(1, dtype=torch.int64, device=device)
@@ -175,7 +173,6 @@ def train_svd(args: Args, device: torch.device) -> None:
     seconds = args.shares[0] * total
     stable_video.train_autoencoder(vae, recording, folder, seconds, **_sized(args))
     vae = stable_video.load_autoencoder(folder, args.svd, device)
-    recording = _recording(args, device)
     rendered = _windows(args, recording)
     networks = stable_video.build_networks(args.svd).to(device)
     left = total - (time.perf_counter() - begun)

@@ -7,8 +7,8 @@
 
 The shipped world of the real twin is adapted to a twin with other dynamics
 (experiments/changed_twins.py). ``ideas`` compares layers, ranks and learning rates of adapters, and
-trainings of some weights, on validation clips. ``final`` compares the best adapter with training
-all weights, on test clips. All start from the same world and take the same steps. Measured are the
+trainings of some weights, on validation clips. ``final`` compares the best adapter with the best
+training of all weights, on test clips. All start from the same world and take the same steps. Measured are the
 next frame from the true past, and frames of a dream that receives the true actions.
 Several processes may share a folder; what is there already is not done again.
 """
@@ -98,26 +98,25 @@ class Arm:
 
 
 ALL, PIXELS = AdapterLayers.ALL, AdapterLayers.PIXELS
-ATTENTION = r"network\.blocks\.\d+\.(spatial|temporal)\..*"
 IDEAS = {
     "all weights": Arm(),
-    "all, rank 4": Arm(rank=4, layers=ALL, rate=2e-3),
     "all, rank 4, 6e-3": Arm(rank=4, layers=ALL, rate=6e-3),
-    "pixels, rank 7": Arm(rank=7, layers=PIXELS, rate=2e-3),
+    "all weights, 3e-4": Arm(rate=3e-4),
     "all, rank 4, LoRA+": Arm(rank=4, layers=ALL, rate=2e-3, ratio=8.0),
     "pixels, rank 7, 6e-3": Arm(rank=7, layers=PIXELS, rate=6e-3),
+    "all, rank 4, 1.2e-2": Arm(rank=4, layers=ALL, rate=1.2e-2),
+    "all, rank 4": Arm(rank=4, layers=ALL, rate=2e-3),
+    "weights of the blocks": Arm(only=r"network\.blocks\..*"),
+    "weights of the pixel levels": Arm(only=r"network\.(stem|encoder|decoder|down|up|out).*"),
+    "temporal, rank 16, 6e-3": Arm(rank=16, rate=6e-3),
+    "all, rank 4, 6e-3, LoRA+": Arm(rank=4, layers=ALL, rate=6e-3, ratio=4.0),
     "pixels, rank 7, LoRA+": Arm(rank=7, layers=PIXELS, rate=2e-3, ratio=8.0),
     "temporal, rank 16": Arm(rank=16, rate=2e-3),
-    "temporal, rank 16, 6e-3": Arm(rank=16, rate=6e-3),
-    "weights of the pixel levels": Arm(only=r"network\.(stem|encoder|decoder|down|up|out).*"),
-    "weights of the blocks": Arm(only=r"network\.blocks\..*"),
-    "weights of attention": Arm(only=ATTENTION),
     "biases, norms and tables": Arm(
         only=r"network\..*(bias|norm\d?\.weight|table|position)", rate=2e-3
     ),
-    "all, rank 4, 1.2e-2": Arm(rank=4, layers=ALL, rate=1.2e-2),
-    "all, rank 4, 6e-3, LoRA+": Arm(rank=4, layers=ALL, rate=6e-3, ratio=4.0),
-    "all weights, 3e-4": Arm(rate=3e-4),
+    "pixels, rank 7": Arm(rank=7, layers=PIXELS, rate=2e-3),
+    "weights of attention": Arm(only=r"network\.blocks\.\d+\.(spatial|temporal)\..*"),
     "all, rank 4, 6e-3, twice the steps": Arm(rank=4, layers=ALL, rate=6e-3, longer=2),
     "all weights, twice the steps": Arm(longer=2),
 }
@@ -393,15 +392,18 @@ class Work:
         return {path.stem: read_json(path) for path in sorted(self.folder.glob("*.json"))}
 
 
-def best_idea(ideas: Mapping[str, Any]) -> tuple[str, Arm]:
-    """Return the adapter with the best next frames of the validation clips.
+def best_idea(ideas: Mapping[str, Any], adapts: bool) -> tuple[str, Arm]:
+    """Return the adapter, or the training of all weights, that predicts validation clips best.
 
-    Only adapters of as many steps as all weights are compared.
+    Only trainings of as many steps are compared.
     """
     scores = {
         name: row["validation"]["next_frame_psnr"]
         for name, row in ideas.items()
-        if name in IDEAS and IDEAS[name].rank and IDEAS[name].longer == 1
+        if name in IDEAS
+        and bool(IDEAS[name].rank) is adapts
+        and IDEAS[name].longer == 1
+        and not IDEAS[name].only
     }
     name = max(scores, key=lambda one: scores[one])
     return name, IDEAS[name]
@@ -420,18 +422,19 @@ def ideas(args: Args) -> None:
 
 def final(args: Args) -> None:
     """Train the best adapter and all weights, and measure them on the test clips."""
-    name, best = best_idea(Work(args, "ideas").results())
-    print(f"best: {name}", flush=True)
+    tried = Work(args, "ideas").results()
+    (name, best), (whole_name, whole) = (best_idea(tried, adapts) for adapts in (True, False))
+    print(f"best: {name}; {whole_name}", flush=True)
     work = Work(args, "final")
     if work.claim("base"):
         base = World.from_pretrained(TWINS[args.twin].world, device="cpu")
-        work.score("base", base, ("tests",), best=name)
+        work.score("base", base, ("tests",), best=name, best_of_all_weights=whole_name)
     arms = {
         "adapter, 50 clips": best,
-        "all weights, 50 clips": Arm(),
+        "all weights, 50 clips": whole,
         "adapter, 5 clips": dataclasses.replace(best, clips=5),
-        "all weights, 5 clips": Arm(clips=5),
-        "all weights, many clips": Arm(clips=0),
+        "all weights, 5 clips": dataclasses.replace(whole, clips=5),
+        "all weights, many clips": dataclasses.replace(whole, clips=0),
     }
     for arms_of_size in (list(arms)[:2], list(arms)[2:]):
         for seed in args.seeds:

@@ -57,6 +57,8 @@ class Args:
     """Frames that are read, at most."""
     windows: int = 120_000
     """Windows that are rendered, at most."""
+    encoded: int = 30_000
+    """Windows that are encoded at once, for the transformer."""
     memories: int = 256
     """Memories that are rendered at once."""
     batch: int | None = None
@@ -148,6 +150,7 @@ def train_wan(args: Args, device: torch.device) -> None:
         args.out / "wan",
         max(left, 1.0),
         dropout=args.dropout,
+        count=args.encoded,
         compiled=args.compile,
         **_sized(args),
     )

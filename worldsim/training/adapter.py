@@ -190,6 +190,15 @@ def inject(modules: Mapping[str, nn.Module], layers: Iterable[str], rank: int) -
     class LoraUpsampled(LoraConv2d):
         """LoRA of a convolution whose channels become pixels: so do those of its change."""
 
+        def update_layer(self, *arguments: Any, **named: Any) -> None:
+            """Add factors that are plain convolutions: peft makes them of the layer's class."""
+            base = self.get_base_layer()
+            base.__class__ = nn.Conv2d
+            try:
+                super().update_layer(*arguments, **named)
+            finally:
+                base.__class__ = Upsampled
+
         def forward(self, x: Tensor) -> Tensor:
             """Map (m, c, h, w) to (m, a, 2 h, 2 w)."""
             change = self.lora_B[ADAPTER](self.lora_A[ADAPTER](x)) * self.scaling[ADAPTER]

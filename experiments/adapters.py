@@ -8,8 +8,9 @@
 The shipped world of the real twin is adapted to a twin with other dynamics
 (experiments/changed_twins.py). ``ideas`` compares layers, ranks and learning rates of adapters, and
 trainings of some weights, on validation clips. ``final`` compares the best adapter with the best
-training of all weights, on test clips. All start from the same world and take the same steps. Measured are the
-next frame from the true past, and frames of a dream that receives the true actions.
+training of all weights, on test clips. All start from the same world and take the same steps.
+Measured are the next frame from the true past, and frames of a dream that receives the true
+actions.
 Several processes may share a folder; what is there already is not done again.
 """
 

@@ -92,6 +92,8 @@ class Arm:
     """Peak learning rate."""
     ratio: float = 1.0
     """Rate of the second factors over that of the first ones."""
+    probe: int = 0
+    """Of the steps, those in which all weights are trained first, for ranks and a start."""
     longer: int = 1
     """Factor of the steps."""
     only: str = ""
@@ -104,6 +106,8 @@ IDEAS = {
     "all, rank 4, 6e-3": Arm(rank=4, layers=ALL, rate=6e-3),
     "all weights, 3e-4": Arm(rate=3e-4),
     "all, rank 4, LoRA+": Arm(rank=4, layers=ALL, rate=2e-3, ratio=8.0),
+    "fitted, 2e-3": Arm(rank=64, layers=ALL, rate=2e-3, probe=80),
+    "fitted, 6e-3": Arm(rank=64, layers=ALL, rate=6e-3, probe=80),
     "pixels, rank 7, 6e-3": Arm(rank=7, layers=PIXELS, rate=6e-3),
     "all, rank 4, 1.2e-2": Arm(rank=4, layers=ALL, rate=1.2e-2),
     "all, rank 4": Arm(rank=4, layers=ALL, rate=2e-3),
@@ -216,7 +220,8 @@ def fit(args: Args, name: str, arm: Arm, seed: int) -> World:
         adapter=arm.rank,
         adapter_layers=arm.layers,
         adapter_rate_ratio=arm.ratio,
-        steps=steps,
+        adapter_probe=arm.probe,
+        steps=steps - arm.probe,
         batch_size=args.batch_size,
         learning_rate=arm.rate,
         motion_learning_rate=arm.rate,

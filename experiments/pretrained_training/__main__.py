@@ -12,6 +12,7 @@ docs/experiments/pretrained.md for the results.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
+from diffusers.utils import logging
 
 from experiments.pretrained_training import (
     autoencoder,
@@ -219,6 +221,8 @@ def load_models(args: Args, device: torch.device) -> dict[str, Any]:
 def main(args: Args) -> None:
     """Run one part."""
     device = resolve_device(args.device)
+    # The pipeline of Wan-VACE warns at every call of an autoencoder that does not compress time.
+    logging.set_verbosity_error()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if args.part == "wan":
         train_wan(args, device)
@@ -231,7 +235,11 @@ def main(args: Args) -> None:
     elif args.part == "evaluate":
         trips = evaluate.record_trips(args.trips, 1, args.out / "trips")
         models = load_models(args, device)
-        evaluate.measure(trips, models, args.out / args.label, args.shard, args.shards)
+        with contextlib.ExitStack() as stack:
+            if "wan" in models:
+                vae = models["wan"][0].pipeline.vae
+                stack.enter_context(autoencoder.as_flat_convolutions(vae))
+            evaluate.measure(trips, models, args.out / args.label, args.shard, args.shards)
     else:
         results = evaluate.collect(args.out / args.label)
         results["num_inference_steps"] = args.num_inference_steps

@@ -191,12 +191,13 @@ def as_flat_convolutions(vae: Any) -> Iterator[None]:
     from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
     convolutions = [x for x in vae.modules() if isinstance(x, WanCausalConv3d)]
-    for convolution in convolutions:
+    changed = [x for x in convolutions if "forward" not in vars(x)]
+    for convolution in changed:
         convolution.forward = functools.partial(_flat_convolution, convolution)
     try:
         yield
     finally:
-        for convolution in convolutions:
+        for convolution in changed:
             del convolution.forward
 
 

@@ -43,7 +43,7 @@ EMBEDDING = 64
 class Sizes:
     """Channels per resolution."""
 
-    autoencoder: tuple[int, ...] = (48, 96)
+    autoencoder: tuple[int, ...] = (64, 128)
     network: tuple[int, ...] = (64, 128, 256)
 
 

@@ -25,6 +25,7 @@ from worldsim.testing import check_dynamics
 
 pytest.importorskip("transformers", reason="needs the extra pretrained")
 
+STEPS = 32
 CLIPS = {
     "wan-vace": ClipConfig(past=1, frames=4, num_inference_steps=1),
     "ltx-condition": ClipConfig(past=1, frames=8, num_inference_steps=1),
@@ -82,14 +83,21 @@ def test_walks_with_memory_repeat_and_resume(name: str, tmp_path: Path) -> None:
     again.load(tmp_path / "walk.safetensors")
     np.testing.assert_array_equal(again.step(actions[4])[0], walked[4])
 
+    # On to 32 steps: the memory fills, and still shows the walls of the start.
+    points = env.memory.statistics()["points"]
+    while (step := int(again.state.step)) < STEPS:
+        _, _, _, _, info = again.step(LEFT if step < STEPS - 4 else FORWARD)
+    assert again.memory.statistics()["points"] > points and info["memory_coverage"] > 0.3
+    assert np.isfinite(info["depth"]).any()
 
-def test_it_is_an_environment() -> None:
-    env = gym.wrappers.TimeLimit(environment("stable-video"), 3)
-    check_env(env, skip_render_check=True)
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_it_is_an_environment(name: str) -> None:
+    check_env(environment(name), skip_render_check=True)
 
 
-def test_a_vector_environment_gives_the_same() -> None:
-    name = "wan-vace"
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_vector_environment_gives_the_same(name: str) -> None:
     world = world_of(dynamics(name), memory=PointMemoryConfig(capacity=16384))
     envs = WorldVectorEnv(2, world, scenes=scene(), max_episode_steps=50)
     first, _ = envs.reset(seed=[3, 4])

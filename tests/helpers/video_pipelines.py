@@ -67,6 +67,26 @@ def wan_vace() -> Any:
     )
 
 
+def wan_video_to_video() -> Any:
+    """A WanVideoToVideoPipeline: no adapter of the library calls it."""
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        WanTransformer3DModel,
+        WanVideoToVideoPipeline,
+    )
+
+    torch.manual_seed(0)
+    return _quiet(
+        WanVideoToVideoPipeline(
+            tokenizer=None,
+            text_encoder=None,
+            vae=_wan_vae(),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            transformer=WanTransformer3DModel(**_wan_sizes()),
+        )
+    )
+
+
 def ltx_condition() -> Any:
     """An LTXConditionPipeline: pictures and clips at chosen frames."""
     from diffusers import (

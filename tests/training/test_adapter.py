@@ -76,9 +76,7 @@ def test_an_adapter_is_trained_and_loaded(tmp_path: Path, rooms: Path, base: Pat
     wide = AdapterTrainer(settings(rooms, tmp_path / "w", base, adapter_layers="pixels"))
     assert torch.equal(predict(wide.network), predict(own.network))
     assert "dynamics.decoder.0.conv1" in wide._peft["target_modules"]
-    every = AdapterTrainer(
-        settings(rooms, tmp_path / "e", base, adapter=1, adapter_layers="all")
-    )
+    every = AdapterTrainer(settings(rooms, tmp_path / "e", base, adapter=1, adapter_layers="all"))
     assert torch.equal(predict(every.network), predict(own.network))
     assert {"dynamics.stem", "dynamics.up.0"} <= set(every._peft["target_modules"])
 

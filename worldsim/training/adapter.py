@@ -264,7 +264,7 @@ def compress(
     for name in layers:
         part, path = name.split(".", 1)
         layer, changed = before[part].get_submodule(path), after[part].get_submodule(path)
-        change = (changed.weight.detach().cpu() - layer.weight.detach().cpu()).float()  # type: ignore[operator, union-attr]
+        change = (changed.weight.detach().cpu() - layer.weight.detach().cpu()).float()  # type: ignore[operator]
         matrix = change.T if isinstance(layer, nn.Embedding) else change.flatten(1)
         parts[name] = torch.linalg.svd(matrix, full_matrices=False)
         costs[name] = sum(matrix.shape)

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -255,11 +255,11 @@ def _named(pattern: Mapping[str, _Value], layer: str, default: _Value) -> _Value
     return default if found is None else pattern[found]
 
 
-def _is_rank(value: object) -> bool:
+def _is_rank(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_RANK
 
 
-def _is_alpha(value: object) -> bool:
+def _is_alpha(value: object) -> TypeGuard[float]:
     return (
         isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MOST_ALPHA
     )

@@ -461,13 +461,14 @@ def painter() -> Rows:
 def pretrained() -> Rows:
     """Return the generated frames per emitted frame of pretrained dynamics, by chunk length."""
     rows = experiment("pretrained.json")["generated_per_emitted"]
-    head = ["frames per chunk", "actions held for 2 to 9 steps", "another action at every step"]
+    columns = {
+        "persistent-v1": "actions held for 2 to 9 steps",
+        "changing": "another action at every step",
+        "freedoom": "actions held, camera of Freedoom",
+    }
     return [
-        head,
-        *(
-            [frames, number(row["persistent-v1"], 2), number(row["changing"], 2)]
-            for frames, row in rows.items()
-        ),
+        ["frames per chunk", *columns.values()],
+        *([frames, *(number(row[x], 2) for x in columns)] for frames, row in rows.items()),
     ]
 
 

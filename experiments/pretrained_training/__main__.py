@@ -53,8 +53,11 @@ class Args:
     """The recording."""
     minutes: float = 18.0
     """Time of a part that trains, with loading and rendering."""
-    shares: tuple[float, float] = (0.15, 0.04)
-    """Shares of the time for autoencoder and depth estimator; the rest is the main network's."""
+    shares: tuple[float, float] = (0.0, 0.05)
+    """Shares of the time for autoencoder and depth estimator; the rest is the main network's. The
+    autoencoder of Wan-VACE is lossless without training, that of Stable Video Diffusion is not."""
+    svd_share: float = 0.22
+    """The same for the autoencoder of Stable Video Diffusion."""
     frames: int = 200_000
     """Frames that are read, at most."""
     windows: int = 120_000
@@ -131,9 +134,13 @@ def train_wan(args: Args, device: torch.device) -> None:
     """Train autoencoder, depth estimator and transformer."""
     begun, total = time.perf_counter(), 60.0 * args.minutes
     recording = _recording(args, device)
-    vae = autoencoder.build(args.width, args.blocks).to(device)
+    vae = autoencoder.make_lossless(autoencoder.build(args.width, args.blocks)).to(device)
     folder = args.out / "wan-vae"
-    autoencoder.train(vae, recording, folder, args.shares[0] * total, **_sized(args))
+    if args.shares[0]:
+        autoencoder.train(vae, recording, folder, args.shares[0] * total, **_sized(args))
+    else:
+        autoencoder.store_statistics(vae, recording, folder)
+        training.save_weights(vae, folder)
     vae = autoencoder.load(folder, device, width=args.width, blocks=args.blocks)
     network = depth.build(args.depth_width).to(device)
     depth.train(network, recording, args.out / "depth", args.shares[1] * total, **_sized(args))
@@ -175,7 +182,7 @@ def train_svd(args: Args, device: torch.device) -> None:
     recording = _recording(args, device)
     vae = stable_video.build_autoencoder(args.svd).to(device)
     folder = args.out / "svd-vae"
-    seconds = args.shares[0] * total
+    seconds = args.svd_share * total
     stable_video.train_autoencoder(vae, recording, folder, seconds, **_sized(args))
     vae = stable_video.load_autoencoder(folder, args.svd, device)
     rendered = _windows(args, recording)

@@ -90,7 +90,7 @@ def prompt(device: torch.device) -> Tensor:
 
 
 def conditions(vae: Any, video: Tensor, mask: Tensor) -> Tensor:
-    """Return the control latents (b, 36, l, y, x) float32, as the pipeline prepares them.
+    """Return the control latents (b, 28, l, y, x) float32, as the pipeline prepares them.
 
     video, mask: (b, f, 3, h, w) of :func:`worldsim.pretrained.wan_vace.video_and_mask`.
     """
@@ -131,7 +131,7 @@ def check_conditions(pipeline: Any, video: Tensor, mask: Tensor) -> None:
 class Encoded:
     """Latents of windows: the clip (w, c, l, y, x) and its conditions without the constant part.
 
-    clip, inactive: (w, 16, l, y, x) bfloat16. mask: (w, 4, l, y, x) bool. empty: (1, 16, l, y, x).
+    clip, inactive: (w, 12, l, y, x) bfloat16. mask: (w, 4, l, y, x) bool. empty: (1, 12, l, y, x).
     """
 
     clip: Tensor
@@ -143,7 +143,7 @@ class Encoded:
         return len(self.clip)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return clips and control latents (b, 36, l, y, x), float32."""
+        """Return clips and control latents (b, 28, l, y, x), float32."""
         inactive = self.inactive[index].float()
         empty = self.empty.float().expand_as(inactive)
         control = torch.cat([inactive, empty, self.mask[index].float()], 1)

@@ -1,6 +1,7 @@
 """Adapters on changed dynamics: how much of full fine-tuning's gain do few clips give?
 
     python -m experiments.adapters --part record --out /tmp/adapters
+    python -m experiments.adapters --part gradients --out /tmp/adapters --json adapters.json
     python -m experiments.adapters --part ideas --out /tmp/adapters
     python -m experiments.adapters --part final --out /tmp/adapters
     python -m experiments.adapters --part report --out /tmp/adapters --json adapters.json
@@ -144,9 +145,10 @@ class Args:
 
     out: Path
     """Folder for recordings and trainings. Processes that share it share the work."""
-    part: Literal["record", "ideas", "final", "report"] = "ideas"
-    """record: record all clips. ideas: train every idea, measured on the validation clips. final:
-    train the best adapter and all weights, measured on the test clips. report: collect both."""
+    part: Literal["record", "gradients", "ideas", "final", "report"] = "ideas"
+    """record: record all clips. gradients: find the layers where the loss falls fastest. ideas:
+    train every idea, measured on the validation clips. final: train the best adapter and all
+    weights, measured on the test clips. report: collect both."""
     json: Path = Path("experiments/adapters.json")
     """File for the figures."""
     twin: str = "takecover"
@@ -210,10 +212,10 @@ def recorded(args: Args, arm: Arm) -> Path:
     return clips(args, f"clips-{count}", count, seed=1)
 
 
-def fit(args: Args, name: str, arm: Arm, seed: int) -> World:
-    """Train one arm; returns its world on the CPU."""
+def settings(args: Args, name: str, arm: Arm, seed: int) -> TrainConfig:
+    """Return the settings of a training."""
     twin, steps = TWINS[args.twin], args.steps * arm.longer
-    config = TrainConfig(
+    return TrainConfig(
         recorded(args, arm),
         args.out / "trained" / f"{re.sub(r'[^0-9a-zA-Z]+', '-', name)}-{seed}",
         init_from=twin.world,
@@ -238,6 +240,11 @@ def fit(args: Args, name: str, arm: Arm, seed: int) -> World:
         compile=args.compile,
         seed=seed,
     )
+
+
+def fit(args: Args, name: str, arm: Arm, seed: int) -> World:
+    """Train one arm; returns its world on the CPU."""
+    config = settings(args, name, arm, seed)
     if not arm.only:
         return train(config)
     trainer = Trainer(config)
@@ -321,6 +328,48 @@ def changes(before: World, after: World) -> dict[str, dict[str, float]]:
             "rank_4": float(sum(x[:4].sum() for x in values)) / total,
             "rank_16": float(sum(x[:16].sum() for x in values)) / total,
             "parameters": sum(a.numel() for a, _ in chosen),
+        }
+    return found
+
+
+def gradients(args: Args, batches: int = 8) -> dict[str, dict[str, float]]:
+    """Return where the loss of the changed twin falls fastest, by group of layers.
+
+    Gradients of all weights on two halves of the clips' windows; their product has no noise in the
+    mean. share: of the product of all weights. per_parameter: the same over the group's share of
+    the parameters. rank_4, rank_16: share of the squared gradient that matrices of that rank hold.
+    """
+    trainer = Trainer(settings(args, "gradients", Arm(), 0))
+    trainer.wait_for_data()
+    halves: list[dict[str, torch.Tensor]] = []
+    for half in range(2):
+        trainer.network.zero_grad(set_to_none=True)
+        for batch in range(batches):
+            generator = torch.Generator(trainer.device).manual_seed(1000 * half + batch)
+            windows, motions = trainer.draw(generator)
+            transitions = trainer.draw_transitions(generator)
+            intrinsics = trainer.buffer.intrinsics
+            losses = trainer.loss_module(windows, motions, intrinsics, generator, 0.0, transitions)
+            losses["loss"].backward()
+        named = trainer.network.named_parameters()
+        halves.append({n: p.grad.double() for n, p in named if p.grad is not None})
+    first, second = halves
+    product = {name: float((x * second[name]).sum()) for name, x in first.items()}
+    count = sum(x.numel() for x in first.values())
+    found = {}
+    for group, pattern in GROUPS.items():
+        names = [name for name in first if re.fullmatch(pattern, name)]
+        share = sum(product[name] for name in names) / sum(product.values())
+        size = sum(first[name].numel() for name in names)
+        matrices = [first[name] + second[name] for name in names if first[name].ndim > 1]
+        values = [torch.linalg.svdvals(x.flatten(1)).square() for x in matrices]
+        total = float(sum(x.sum() for x in values))
+        found[group] = {
+            "parameters": size,
+            "share": share,
+            "per_parameter": share / (size / count),
+            "rank_4": float(sum(x[:4].sum() for x in values)) / total,
+            "rank_16": float(sum(x[:16].sum() for x in values)) / total,
         }
     return found
 
@@ -451,11 +500,11 @@ def final(args: Args) -> None:
 def report(args: Args) -> None:
     """Write what was measured."""
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    settings = {
+    used = {
         "steps": args.steps, "clip": args.clip, "many": args.many, "batch_size": args.batch_size,
         "tests": args.tests, "validation": args.validation, "hardware": hardware,
     }  # fmt: skip
-    found: dict[str, Any] = {"settings": settings}
+    found: dict[str, Any] = {"settings": used}
     for part in ("ideas", "final"):
         found[part] = Work(args, part).results()
     tried = found["ideas"]
@@ -475,6 +524,12 @@ def main(args: Args) -> None:
         clips(args, "validation", args.validation, seed=2000)
         for count in sorted({50, 5, args.many}):
             clips(args, f"clips-{count}", count, seed=1)
+    elif args.part == "gradients":
+        held = read_json(args.json) if args.json.exists() else {}
+        held.setdefault(args.twin, {})["gradients"] = gradients(args)
+        write_json(args.json, held)
+        for group, row in held[args.twin]["gradients"].items():
+            print(group, row)
     else:
         {"ideas": ideas, "final": final, "report": report}[args.part](args)
 

@@ -1,9 +1,12 @@
 """Pretrained video models as dynamics: dropped frames, and the overhead of a step.
 
-    python experiments/pretrained.py --json experiments/pretrained.json
+    worldsim record worldsim/FreedoomReal-v0 --out WALKS --frames 3000 --episode-steps 160 \
+        --seed 5 --policy persistent-v1 --reset-options split train
+    python experiments/pretrained.py --walks WALKS --json experiments/pretrained.json
 
 No model takes part: chunks are given at once. Dropped frames are those of walks with the policy
-``persistent-v1`` and with an action that changes at every step. Overhead is the time of
+``persistent-v1``, with an action that changes at every step, and, with ``--walks``, those of a
+recording, whose camera has momentum and is stopped by walls. Overhead is the time of
 ``PretrainedDynamics.predict`` for a step that emits a frame of its chunk, without the depth
 estimator, and that of aligning the frame's depth, which is part of it.
 """
@@ -21,7 +24,8 @@ import torch
 import tyro
 
 from worldsim.agents.persistent import PersistentPolicy
-from worldsim.camera import default_intrinsics, snap_pose
+from worldsim.camera import default_intrinsics, relative_motion, snap_pose
+from worldsim.data.dataset import EpisodeDataset
 from worldsim.painting.depth import align_inverse_depth, code_to_inverse_depth
 from worldsim.pretrained.dynamics import PretrainedDynamics
 from worldsim.protocols import StepInputs, VideoInputs, VideoSpec
@@ -37,6 +41,8 @@ class Args:
 
     json: Path = Path("experiments/pretrained.json")
     """File for the figures."""
+    walks: Path | None = None
+    """Recorded walks with poses. Without them, their figures stay as they are."""
     steps: int = 500
     """Steps per walk."""
     repeats: int = 30
@@ -104,6 +110,28 @@ def generated(frames: int, policy: str, steps: int) -> float:
     return float(dynamics.generated_per_emitted(context)[0])
 
 
+def generated_on(dataset: EpisodeDataset, frames: int) -> float:
+    """Return the generated frames per emitted frame of recorded walks, at their true cameras."""
+    dynamics = PretrainedDynamics(Instant(1, frames), Brightness(), 8, 8, actions=7)
+    inputs, generated, emitted = inputs_of(8, 8, 0, 0), 0, 0
+    for episode in dataset:
+        assert episode.pose is not None
+        context = dynamics.empty(1, "cpu")
+        pose = snap_pose(torch.from_numpy(episode.pose.copy()))
+        for t in range(len(pose) - 1):
+            here = dataclasses.replace(
+                inputs,
+                act=torch.tensor([int(episode.act[t])]),
+                motion=relative_motion(pose[t : t + 1], pose[t + 1 : t + 2]),
+                pose=pose[t + 1 : t + 2],
+                step=torch.tensor([t]),
+            )
+            _, context = dynamics.predict(context, here)
+        generated += int(context.generated)
+        emitted += int(context.emitted)
+    return generated / emitted
+
+
 def overhead(height: int, width: int, past: int, frames: int, repeats: int) -> dict[str, float]:
     """Return the median milliseconds of a step that generates nothing, and of its alignment."""
     dynamics = PretrainedDynamics(Instant(past, frames), Brightness(), height, width, actions=7)
@@ -139,6 +167,10 @@ def main(args: Args) -> None:
         for frames in (1, 4, 8, 16, 64)
     }
     sizes = {"64x64": (64, 64, 5, 4), "256x256": (256, 256, 17, 16), "480x832": (480, 832, 17, 64)}
+    if args.walks is not None:
+        walks = EpisodeDataset(args.walks)
+        for frames, row in dropped.items():
+            row["freedoom"] = round(generated_on(walks, int(frames)), 2)
     times = {name: overhead(*size, args.repeats) for name, size in sizes.items()}
     write_json(args.json, {"generated_per_emitted": dropped, "overhead": times})
     for frames, row in dropped.items():

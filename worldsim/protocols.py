@@ -250,6 +250,8 @@ class VideoSpec:
     """Whether it reads :attr:`VideoInputs.approach`."""
     action: bool = False
     """Whether it reads :attr:`VideoInputs.act` and :attr:`VideoInputs.motion`."""
+    cameras: bool = False
+    """Whether it reads :attr:`VideoInputs.cameras` and :attr:`VideoInputs.intrinsics`."""
 
 
 @dataclass(frozen=True)
@@ -268,6 +270,9 @@ class VideoInputs:
         it.
     motion: (6,) float32, the motion of the camera from one of its frames to the next, in metres and
         radians, in camera axes. None as ``act``.
+    cameras: (1 + n, 4, 4) float32 camera-to-world, relative to the newest frame: its own, which is
+        the identity, and those of the chunk. None unless the model's spec asks for it.
+    intrinsics: (4,) float32 pixels. None as ``cameras``.
     """
 
     past: Tensor
@@ -277,6 +282,8 @@ class VideoInputs:
     seed: int
     act: Tensor | None = None
     motion: Tensor | None = None
+    cameras: Tensor | None = None
+    intrinsics: Tensor | None = None
 
 
 @runtime_checkable

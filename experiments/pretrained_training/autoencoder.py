@@ -1,8 +1,9 @@
-"""A small causal video autoencoder of Wan, trained on recorded clips.
+"""A small causal video autoencoder of Wan.
 
-Frames of 64x64 become latents of 32x32; the first frame has one of its own, each following pair
-another one. Latents hold a third of the frames' numbers: splats of the memory reach 30 dB on some
-walks, so the autoencoder must lose far less than that.
+Frames of 64x64 become latents of 12 channels at 32x32, one per frame, as many numbers as a frame
+has: splats of the memory reach 30 dB on some walks, and each generated frame passes through the
+autoencoder again, so it must lose far less than that. Its weights are set, not trained
+(:func:`make_lossless`); :func:`train` and :func:`train_decoder` train it further.
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ from experiments.pretrained_training.windows import Recording, random_clips
 from worldsim.evaluation.metrics import psnr
 from worldsim.runtime.files import replacing
 
-CHANNELS = 8
+CHANNELS = 12
 """Channels of a latent."""
-CLIP = 9
-"""Frames of a training clip: the first one, and two groups of four, as the encoder reads them."""
-SHORT_CLIP = 5
+CLIP = 5
+"""Frames of a training clip: the first one, and a group of four, as the encoder reads them."""
 KL_WEIGHT = 1e-6
 GRADIENT_WEIGHT, SQUARE_WEIGHT = 0.5, 2.0
 ROUGHNESS = 0.1
@@ -35,7 +35,11 @@ ROUGHNESS = 0.1
 LATENTS = "latents.json"
 
 
-def build(width: int = 32, blocks: int = 2) -> Any:
+CONSTANT = 100.0
+"""Constant channel that makes norms nearly linear. It is far above all others."""
+
+
+def build(width: int = 32, blocks: int = 1) -> Any:
     """Build it with random weights.
 
     width: channels of the widest layers.
@@ -47,14 +51,57 @@ def build(width: int = 32, blocks: int = 2) -> Any:
     return AutoencoderKLWan(
         base_dim=width,
         z_dim=CHANNELS,
-        dim_mult=[1, 2],
+        # Squares of 2x2 pixels become channels. Nothing else is made smaller: the list below is as
+        # long as it is because the pipeline takes its length for the levels of the latents.
+        dim_mult=[1],
+        patch_size=2,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
         num_res_blocks=blocks,
-        temperal_downsample=[True],
+        temperal_downsample=[False],
         latents_mean=[0.0] * CHANNELS,
         latents_std=[1.0] * CHANNELS,
-        scale_factor_temporal=2,
+        scale_factor_temporal=1,
         scale_factor_spatial=2,
     )
+
+
+@torch.no_grad()
+def make_lossless(vae: Any) -> Any:
+    """Set the weights of a new autoencoder so that it returns its input; returns it.
+
+    Residual branches and attention end in zeros. Before the last layer stand a norm over the
+    channels, x / |x|, and SiLU. A constant channel of :data:`CONSTANT` makes |x| nearly constant,
+    and x = SiLU(x) - SiLU(-x), so a first layer that copies its input with both signs and a last
+    one that subtracts them undo each other. The relative error is (|x| / CONSTANT)^2.
+    """
+    for part, inputs, outputs in (
+        (vae.encoder, CHANNELS, 2 * CHANNELS),
+        (vae.decoder, CHANNELS, CHANNELS),
+    ):
+        for name, weight in part.named_parameters():
+            if name.endswith(("conv2.weight", "conv2.bias", "proj.weight", "proj.bias")):
+                weight.zero_()
+        first, last = part.conv_in, part.conv_out
+        for layer in (first, last):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        width = first.weight.shape[0]
+        if width <= 2 * inputs:
+            raise ValueError(f"width {width}: more than {2 * inputs} is needed for both signs")
+        # What a norm leaves of the constant is the root of the width.
+        scale = CONSTANT / width**0.5
+        for i in range(inputs):
+            # The last of three frames, the middle of 3x3 pixels.
+            first.weight[i, i, -1, 1, 1], first.weight[inputs + i, i, -1, 1, 1] = 1.0, -1.0
+            last.weight[i, i, -1, 1, 1], last.weight[i, inputs + i, -1, 1, 1] = scale, -scale
+        first.bias[2 * inputs] = CONSTANT
+        # Logarithms of variances.
+        last.bias[inputs:outputs] = -30.0
+    for layer in (vae.quant_conv, vae.post_quant_conv):
+        layer.weight.copy_(torch.eye(len(layer.weight))[:, :, None, None, None])
+        layer.bias.zero_()
+    return vae
 
 
 def load(folder: Path, device: torch.device, **sizes: int) -> Any:
@@ -86,6 +133,8 @@ def encode(vae: Any, video: Tensor) -> Tensor:
 def decode_unclamped(vae: Any, latents: Tensor) -> Tensor:
     """Decode as ``vae.decode`` does, without its clamp, behind which gradients vanish."""
     vae.clear_cache()
+    from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
     x = vae.post_quant_conv(latents)
     frames = []
     for i in range(x.shape[2]):
@@ -99,7 +148,7 @@ def decode_unclamped(vae: Any, latents: Tensor) -> Tensor:
             )
         )
     vae.clear_cache()
-    return torch.cat(frames, 2)
+    return unpatchify(torch.cat(frames, 2), vae.config.patch_size)
 
 
 def loss_of(found: Tensor, truth: Tensor) -> Tensor:
@@ -136,12 +185,9 @@ def train(
 
 
 def draw_clip(recording: Recording, step: int, batch: int, generator: torch.Generator) -> Tensor:
-    """Return the clips (b, f, 3, h, w) uint8 of a step, some of them mirrored.
-
-    Those of every other step are short: decoding them takes half the time.
-    """
-    clip = random_clips(recording, CLIP if step % 2 else SHORT_CLIP, batch, generator)
-    return clip.flip(-1) if step % 4 > 1 else clip
+    """Return the clips (b, f, 3, h, w) uint8 of a step, mirrored in every other step."""
+    clip = random_clips(recording, CLIP, batch, generator)
+    return clip.flip(-1) if step % 2 else clip
 
 
 def train_decoder(
@@ -195,12 +241,13 @@ def as_flat_convolutions(vae: Any) -> Iterator[None]:
     from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
     convolutions = [x for x in vae.modules() if isinstance(x, WanCausalConv3d)]
-    for convolution in convolutions:
+    changed = [x for x in convolutions if "forward" not in vars(x)]
+    for convolution in changed:
         convolution.forward = functools.partial(_flat_convolution, convolution)
     try:
         yield
     finally:
-        for convolution in convolutions:
+        for convolution in changed:
             del convolution.forward
 
 
@@ -241,6 +288,7 @@ def store_statistics(vae: Any, recording: Recording, folder: Path, clips: int = 
         "psnr": float(psnr(frames, clip).mean()),
     }
     print("autoencoder", {"psnr": found["psnr"]}, flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / LATENTS) as path:
         path.write_text(json.dumps(found))
     vae.register_to_config(latents_mean=found["mean"], latents_std=found["std"])

@@ -26,10 +26,11 @@ from worldsim.evaluation.metrics import psnr
 from worldsim.pretrained.stable_video import animated_picture
 from worldsim.runtime.files import replacing
 
-CHANNELS = 8
+CHANNELS = 16
 """Channels of a latent."""
 FRAMES = 2
-"""Frames per clip, the fewest that the pipeline generates. The adapter emits the first."""
+"""Frames per clip, the fewest that the pipeline generates. The adapter emits the first; the second
+one repeats it."""
 SIGMA_MIN, SIGMA_MAX = 0.02, 80.0
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -0.2, 1.4
 """Noise levels in training, log-normal (Karras et al. 2022)."""
@@ -42,12 +43,12 @@ EMBEDDING = 64
 class Sizes:
     """Channels per resolution."""
 
-    autoencoder: tuple[int, ...] = (64, 128, 128)
-    network: tuple[int, ...] = (128, 256)
+    autoencoder: tuple[int, ...] = (64, 128)
+    network: tuple[int, ...] = (64, 128, 256)
 
 
 def build_autoencoder(sizes: Sizes) -> Any:
-    """Build the autoencoder with random weights: 64x64 becomes 16x16."""
+    """Build the autoencoder with random weights: 64x64 becomes 32x32."""
     from diffusers import AutoencoderKLTemporalDecoder
 
     torch.manual_seed(0)
@@ -68,9 +69,16 @@ def build_networks(sizes: Sizes) -> nn.ModuleDict:
         in_channels=2 * CHANNELS,
         out_channels=CHANNELS,
         block_out_channels=sizes.network,
-        layers_per_block=2,
-        down_block_types=("CrossAttnDownBlockSpatioTemporal",) * len(sizes.network),
-        up_block_types=("CrossAttnUpBlockSpatioTemporal",) * len(sizes.network),
+        layers_per_block=1,
+        # The finest level has no attention: it would take most of the time.
+        down_block_types=(
+            "DownBlockSpatioTemporal",
+            *("CrossAttnDownBlockSpatioTemporal",) * (len(sizes.network) - 1),
+        ),
+        up_block_types=(
+            *("CrossAttnUpBlockSpatioTemporal",) * (len(sizes.network) - 1),
+            "UpBlockSpatioTemporal",
+        ),
         cross_attention_dim=EMBEDDING,
         num_attention_heads=4,
         addition_time_embed_dim=32,
@@ -206,7 +214,7 @@ def train(
     folder: Path,
     seconds: float,
     past: int,
-    batch: int = 96,
+    batch: int = 64,
     dropout: float = 0.2,
     steps: int | None = None,
 ) -> None:
@@ -224,7 +232,7 @@ def train(
         known = windows.known[index] & ~dropped[:, None, None, None]
         seen = disturb(before[:, -1:], generator)
         picture = animated_picture(seen, windows.control[index], known)
-        future = future[:, :FRAMES]
+        future = future[:, :1].expand(-1, FRAMES, -1, -1, -1)
         if step % 2:
             picture, future = picture.flip(-1), future.flip(-1)
         loss = denoising_loss(networks, vae, picture, future)

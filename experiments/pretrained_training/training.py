@@ -112,6 +112,17 @@ class Training:
             path.write_text(json.dumps(self.curve))
 
 
+def save_weights(model: nn.Module, folder: Path) -> None:
+    """Write the parameters of a model in 16 bits, as :class:`Training` does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: p.detach().to(torch.float16).cpu().contiguous()
+        for name, p in model.named_parameters()
+    }
+    with replacing(folder / "weights.safetensors") as path:
+        save_file(tensors, path)
+
+
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Load ``weights.safetensors`` of a folder into a model, in the model's precision."""
     found = load_file(folder / "weights.safetensors")

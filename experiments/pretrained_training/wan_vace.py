@@ -20,8 +20,9 @@ from experiments.pretrained_training.training import Training, autocast
 from experiments.pretrained_training.windows import Recording, Windows, past_and_future
 from worldsim.pretrained.wan_vace import video_and_mask
 
-PAST, FRAMES = 5, 4
-"""Frames that a chunk continues, and frames of a chunk."""
+PAST, FRAMES = 4, 1
+"""Frames that a chunk continues, and frames of a chunk. Longer chunks would be cut: the camera of
+these walks rarely moves as planned."""
 TEXT, TOKENS = 32, 4
 """Width and number of prompt embeddings, all zero: no prompt takes part."""
 SHIFT = 3.0
@@ -31,7 +32,7 @@ MASK_CHANNELS = 4
 PATCH = 4
 """Side of a token in latent pixels: 64 tokens per latent frame."""
 LEVELS = 1000
-PAST_WEIGHT = 0.3
+PAST_WEIGHT = 0.1
 """Weight of the loss of latents of past frames, which no one reads."""
 
 
@@ -41,8 +42,8 @@ class Sizes:
 
     heads: int = 6
     head_dim: int = 64
-    layers: int = 10
-    control: tuple[int, ...] = (0, 2, 4, 6, 8)
+    layers: int = 8
+    control: tuple[int, ...] = (0, 2, 4, 6)
     """Layers that receive the control branch."""
 
 
@@ -89,7 +90,7 @@ def prompt(device: torch.device) -> Tensor:
 
 
 def conditions(vae: Any, video: Tensor, mask: Tensor) -> Tensor:
-    """Return the control latents (b, 20, l, y, x) float32, as the pipeline prepares them.
+    """Return the control latents (b, 28, l, y, x) float32, as the pipeline prepares them.
 
     video, mask: (b, f, 3, h, w) of :func:`worldsim.pretrained.wan_vace.video_and_mask`.
     """
@@ -130,7 +131,7 @@ def check_conditions(pipeline: Any, video: Tensor, mask: Tensor) -> None:
 class Encoded:
     """Latents of windows: the clip (w, c, l, y, x) and its conditions without the constant part.
 
-    clip, inactive: (w, 8, l, y, x) bfloat16. mask: (w, 4, l, y, x) bool. empty: (1, 8, l, y, x).
+    clip, inactive: (w, 12, l, y, x) bfloat16. mask: (w, 4, l, y, x) bool. empty: (1, 12, l, y, x).
     """
 
     clip: Tensor
@@ -142,7 +143,7 @@ class Encoded:
         return len(self.clip)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return clips and control latents (b, 20, l, y, x), float32."""
+        """Return clips and control latents (b, 28, l, y, x), float32."""
         inactive = self.inactive[index].float()
         empty = self.empty.float().expand_as(inactive)
         control = torch.cat([inactive, empty, self.mask[index].float()], 1)
@@ -225,7 +226,7 @@ def flow_loss(transformer: Any, clip: Tensor, control: Tensor) -> Tensor:
         )[0]
     error = (found.float() - (noise - clip)).square().mean((0, 1, 3, 4))
     weight = torch.ones_like(error)
-    weight[: (PAST + 1) // 2] = PAST_WEIGHT
+    weight[:PAST] = PAST_WEIGHT
     return (error * weight).sum() / weight.sum()
 
 
@@ -237,7 +238,7 @@ def train(
     folder: Path,
     seconds: float,
     batch: int = 128,
-    count: int = 60_000,
+    count: int = 30_000,
     dropout: float = 0.2,
     rounds: int = 3,
     steps: int | None = None,

@@ -67,6 +67,26 @@ def wan_vace() -> Any:
     )
 
 
+def wan_video_to_video() -> Any:
+    """A WanVideoToVideoPipeline: no adapter of the library calls it."""
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        WanTransformer3DModel,
+        WanVideoToVideoPipeline,
+    )
+
+    torch.manual_seed(0)
+    return _quiet(
+        WanVideoToVideoPipeline(
+            tokenizer=None,
+            text_encoder=None,
+            vae=_wan_vae(),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            transformer=WanTransformer3DModel(**_wan_sizes()),
+        )
+    )
+
+
 def ltx_condition() -> Any:
     """An LTXConditionPipeline: pictures and clips at chosen frames."""
     from diffusers import (
@@ -217,11 +237,57 @@ def stable_video() -> Any:
     )
 
 
+def sana_wm() -> Any:
+    """A SanaWMPipeline: one picture and cameras."""
+    from diffusers import (
+        AutoencoderKLLTX2Video,
+        FlowMatchEulerDiscreteScheduler,
+        SanaWMPipeline,
+        SanaWMTransformer3DModel,
+    )
+
+    torch.manual_seed(0)
+    vae = AutoencoderKLLTX2Video(
+        latent_channels=8,
+        block_out_channels=(8, 16, 32, 64),
+        decoder_block_out_channels=(8, 16, 32),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1),
+        spatial_compression_ratio=32,
+        temporal_compression_ratio=8,
+    )
+    transformer = SanaWMTransformer3DModel(
+        in_channels=8,
+        num_layers=2,
+        hidden_size=32,
+        num_attention_heads=2,
+        linear_head_dim=16,
+        softmax_every_n=2,
+        caption_channels=TEXT,
+        chunk_plucker_post_attn_blocks=2,
+        image_size=64,
+    )
+    # Some layers start at zero, so an untrained model would ignore its cameras.
+    for weight in transformer.parameters():
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=0.2)
+    return _quiet(
+        SanaWMPipeline(
+            tokenizer=None,
+            text_encoder=None,
+            vae=vae,
+            transformer=transformer,
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        )
+    )
+
+
 PIPELINES: dict[str, Callable[[], Any]] = {
     "wan-vace": wan_vace,
     "ltx-condition": ltx_condition,
     "anyflow-far": anyflow_far,
     "skyreels-forcing": skyreels_forcing,
     "stable-video": stable_video,
+    "sana-wm": sana_wm,
 }
 """Makers of one pipeline per call convention."""

@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -25,12 +24,14 @@ from worldsim.testing import check_dynamics
 
 pytest.importorskip("transformers", reason="needs the extra pretrained")
 
+STEPS = 32
 CLIPS = {
     "wan-vace": ClipConfig(past=1, frames=4, num_inference_steps=1),
     "ltx-condition": ClipConfig(past=1, frames=8, num_inference_steps=1),
     "anyflow-far": ClipConfig(past=5, frames=4, num_inference_steps=1),
     "skyreels-forcing": ClipConfig(past=5, frames=4, num_inference_steps=1),
     "stable-video": ClipConfig(past=1, frames=2, num_inference_steps=1),
+    "sana-wm": ClipConfig(past=1, frames=8, num_inference_steps=1),
 }
 
 
@@ -42,6 +43,15 @@ def dynamics(name: str) -> PretrainedDynamics:
         arguments["prompt_attention_mask"] = torch.ones(1, 6)
     if name == "stable-video":
         arguments = {}
+    if name == "sana-wm":
+        arguments = {
+            key: value
+            for kind in ("prompt", "negative_prompt")
+            for key, value in (
+                (f"{kind}_embeds", embeddings[:, None]),
+                (f"{kind}_attention_mask", torch.ones(1, 6)),
+            )
+        }
     model = model_of(PIPELINES[name](), CLIPS[name], arguments)
     return PretrainedDynamics(model, Brightness(), SIZE, SIZE, actions=7)
 
@@ -82,14 +92,21 @@ def test_walks_with_memory_repeat_and_resume(name: str, tmp_path: Path) -> None:
     again.load(tmp_path / "walk.safetensors")
     np.testing.assert_array_equal(again.step(actions[4])[0], walked[4])
 
+    # On to 32 steps: the memory keeps what it has, and shows it.
+    points = env.memory.statistics()["points"]
+    while (step := int(again.state.step)) < STEPS:
+        _, _, _, _, info = again.step(LEFT if step < STEPS - 4 else FORWARD)
+    assert again.memory.statistics()["points"] >= points and info["memory_coverage"] > 0.3
+    assert np.isfinite(info["depth"]).any()
 
-def test_it_is_an_environment() -> None:
-    env = gym.wrappers.TimeLimit(environment("stable-video"), 3)
-    check_env(env, skip_render_check=True)
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_it_is_an_environment(name: str) -> None:
+    check_env(environment(name), skip_render_check=True)
 
 
-def test_a_vector_environment_gives_the_same() -> None:
-    name = "wan-vace"
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_vector_environment_gives_the_same(name: str) -> None:
     world = world_of(dynamics(name), memory=PointMemoryConfig(capacity=16384))
     envs = WorldVectorEnv(2, world, scenes=scene(), max_episode_steps=50)
     first, _ = envs.reset(seed=[3, 4])

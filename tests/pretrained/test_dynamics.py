@@ -96,6 +96,21 @@ def test_the_approach_ends_with_the_newest_frame() -> None:
     assert not torch.equal(approach[0], approach[-1])
 
 
+def test_cameras_of_a_chunk_are_told_relative_to_the_newest_frame() -> None:
+    model = Recorder(frames=3)
+    model.spec = dataclasses.replace(model.spec, cameras=True)
+    env = walker(model)
+    env.step(LEFT)
+    env.step(FORWARD)
+    cameras, intrinsics = model.asked[1].cameras, model.asked[1].intrinsics
+    assert cameras is not None and intrinsics is not None
+    torch.testing.assert_close(cameras[0], torch.eye(4), atol=1e-6, rtol=0)
+    # A step forward is 0.25 m along the optical axis, whatever the heading.
+    expected = torch.tensor([[0.0, 0, z] for z in (0.0, 0.25, 0.5, 0.75)])
+    torch.testing.assert_close(cameras[:, :3, 3], expected, atol=1e-3, rtol=0)
+    assert intrinsics.tolist() == [32, 32, 32, 32]
+
+
 def test_equal_rows_are_generated_once() -> None:
     model = Recorder()
     env = walker(model)

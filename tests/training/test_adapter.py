@@ -17,7 +17,7 @@ from tests.helpers.worlds import make_tiny_world
 from worldsim.diffusion.network import Condition, band_mask
 from worldsim.errors import InvalidInputError, MissingDependencyError
 from worldsim.runtime.json_config import read_json
-from worldsim.training.adapter import AdapterTrainer, adapted_layers
+from worldsim.training.adapter import AdapterTrainer, adapted_layers, compress
 from worldsim.training.train import TrainConfig, train
 from worldsim.world import World
 from worldsim.world.adapters import CONFIG, WEIGHTS, parameters_of
@@ -76,6 +76,9 @@ def test_an_adapter_is_trained_and_loaded(tmp_path: Path, rooms: Path, base: Pat
     wide = AdapterTrainer(settings(rooms, tmp_path / "w", base, adapter_layers="pixels"))
     assert torch.equal(predict(wide.network), predict(own.network))
     assert "dynamics.decoder.0.conv1" in wide._peft["target_modules"]
+    every = AdapterTrainer(settings(rooms, tmp_path / "e", base, adapter=1, adapter_layers="all"))
+    assert torch.equal(predict(every.network), predict(own.network))
+    assert {"dynamics.stem", "dynamics.up.0"} <= set(every._peft["target_modules"])
 
     # What is left is peft's format, at most 5% of the parameters.
     adapter = tmp_path / "adapter"
@@ -98,6 +101,49 @@ def test_an_adapter_is_trained_and_loaded(tmp_path: Path, rooms: Path, base: Pat
     modules = torch.nn.ModuleDict(World.from_pretrained(base, device="cpu").modules())
     live = PeftModel.from_pretrained(modules, str(adapter)).base_model.model["dynamics"]
     torch.testing.assert_close(predict(live), merged, atol=1e-4, rtol=1e-4)
+
+
+def test_all_layers_are_adapted_from_what_a_probe_changed(
+    tmp_path: Path, rooms: Path, base: Path
+) -> None:
+    """It starts as the probe's change in few numbers, and is resumed from the same start."""
+    asked = settings(
+        rooms, tmp_path, base, adapter=8, adapter_layers="all", adapter_probe=2,
+        adapter_rate_ratio=4.0,
+    )  # fmt: skip
+    trainer = AdapterTrainer(asked)
+    held = World.from_pretrained(base, device="cpu").modules()
+    tensors = trainer.adapter_tensors()
+    assert sum(x.numel() for x in tensors.values()) <= 0.05 * parameters_of(held, (), 1)[1]
+    pattern = trainer._peft["rank_pattern"]
+    assert pattern and trainer._peft["alpha_pattern"] == pattern
+    assert all(1 <= rank <= 8 for rank in pattern.values())
+    assert sorted({group["peak"] for group in trainer.optimizer.param_groups})[-1] == 0.08
+    trainer.wait_for_data()
+    trainer.train_step()
+    trainer.save()
+    other = AdapterTrainer(asked)
+    assert other.resume()
+    assert_equal(trainer.adapter_tensors(), other.adapter_tensors())
+    # Worlds read the ranks, and run what was trained.
+    merged = predict(trainer.world().dynamics.network)
+    torch.testing.assert_close(predict(other.network), merged, atol=0.05, rtol=0.05)
+    assert not torch.equal(merged, predict(held["dynamics"]))
+
+
+def test_changes_are_approximated_where_they_are_large() -> None:
+    """Of two layers, the one that changed has all of the room, by hand."""
+    before, after = (make_tiny_world().modules() for _ in range(2))
+    qkv, conv = "dynamics.blocks.0.temporal.qkv", "dynamics.encoder.0.conv1"
+    with torch.no_grad():
+        weight = after["dynamics"].get_submodule("encoder.0.conv1").weight
+        weight[0] += 1.0  # type: ignore[operator, index]
+    found = compress(before, after, [qkv, conv], 4)
+    assert set(found) == {conv} and len(found[conv][0]) == 1
+    a, b = found[conv]
+    change = (b.flatten(1) @ a.flatten(1)).view_as(weight)  # type: ignore[arg-type]
+    torch.testing.assert_close(change[0], torch.ones_like(change[0]), atol=1e-5, rtol=0)
+    assert change[1:].abs().max() < 1e-5
 
 
 def test_it_resumes_bit_for_bit(tmp_path: Path, rooms: Path, base: Path) -> None:

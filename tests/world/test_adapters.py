@@ -149,7 +149,8 @@ def test_snapshots_name_their_adapters(world: World, tmp_path: Path) -> None:
     [
         ({"config": {"peft_type": "IA3"}}, "type 'IA3': only LORA"),
         ({"config": {"use_dora": True}}, "use_dora = True: only plain LoRA"),
-        ({"config": {"rank_pattern": {"qkv": 8}}}, "rank_pattern"),
+        ({"config": {"rank_pattern": {"qkv": 0}}}, "rank_pattern = {'qkv': 0}: a number"),
+        ({"config": {"alpha_pattern": [1]}}, "alpha_pattern"),
         ({"config": {"modules_to_save": ["out"]}}, "modules_to_save"),
         ({"config": {"r": 0}}, "r = 0"),
         ({"tensors": {"dynamics.out.weight": torch.zeros(3)}}, "which is no factor"),

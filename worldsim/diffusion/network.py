@@ -548,7 +548,7 @@ class SpaceTimeTransformer(Module):
         pixels = F.pixel_unshuffle(pixels, self.config.fold) if self.config.fold > 1 else pixels
         # An engine may have widened the convolutions at both ends: see
         # worldsim.world.engine.widened.
-        spare = self.stem.in_channels - pixels.shape[1]
+        spare = getattr(self.stem, "base_layer", self.stem).in_channels - pixels.shape[1]
         pixels = F.pad(pixels, (0, 0, 0, 0, 0, spare)) if spare else pixels
         h = self.stem(pixels.contiguous(memory_format=torch.channels_last))
         skips = []

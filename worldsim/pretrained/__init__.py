@@ -3,9 +3,9 @@
 ``dynamics`` emits the frames of a chunk step by step (``chunks``), renders the memory as the
 model's control, and estimates depth. ``adapter`` is what all adapters share. Each call convention
 of pipelines has a file: ``wan_vace``, ``ltx_condition``, ``anyflow_far``, ``skyreels_forcing``,
-``stable_video``. ``loading`` reads models from folders and the hub, and ``worlds`` makes worlds of
-them. ``lora`` runs adapters of a model's weights, ``lora_training`` trains them on the ``clips`` of
-a recording.
+``stable_video``, ``sana_wm``. ``loading`` reads models from folders and the hub, and ``worlds``
+makes worlds of them. ``lora`` runs adapters of a model's weights, ``lora_training`` trains them on
+the ``clips`` of a recording.
 
 To add an adapter:
 

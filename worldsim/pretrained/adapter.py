@@ -79,6 +79,8 @@ class VideoAdapter(ABC):
     default_frames: ClassVar[int]
     approach: ClassVar[bool] = False
     """Whether :attr:`worldsim.protocols.VideoInputs.approach` is read."""
+    cameras: ClassVar[bool] = False
+    """Whether :attr:`worldsim.protocols.VideoInputs.cameras` is read."""
     text: ClassVar[bool] = True
     """Whether the pipeline takes a prompt."""
 
@@ -103,7 +105,8 @@ class VideoAdapter(ABC):
                 f"{', '.join(sorted(_arguments(pipeline)))}."
             )
         past = self.config.past or self.default_past
-        self._spec = VideoSpec(past, self.config.frames or self.default_frames, self.approach)
+        frames = self.config.frames or self.default_frames
+        self._spec = VideoSpec(past, frames, self.approach, cameras=self.cameras)
         self.check_lengths(self._spec)
         encoded = not self.text or "prompt_embeds" in self.further
         if not encoded and getattr(pipeline, "text_encoder", None) is None:
@@ -219,7 +222,8 @@ class VideoAdapter(ABC):
                 f"{title} does not fit in the memory of the device: load it with offload='model' "
                 "(or 'sequential'), take shorter clips, or smaller frames."
             ) from error
-        frames = output.frames[0]
+        # Some pipelines return the frames of one video, others those of a batch.
+        frames = output.frames if getattr(output.frames, "ndim", 0) == 4 else output.frames[0]
         if not isinstance(frames, Tensor) or tuple(frames.shape[1:]) != (3, height, width):
             found = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
             raise WorldsimError(

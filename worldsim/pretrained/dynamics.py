@@ -203,7 +203,7 @@ class PretrainedDynamics:
         if isinstance(self.model, AdaptedModel):
             # Worlds with other adapters may share the model.
             self.model.use_adapters(self.scales)
-        acts = self.model.spec.action
+        acts, looks = self.model.spec.action, self.model.spec.cameras
         frames = self.model.spec.frames
         planned = plan_cameras(inputs.pose, inputs.motion, frames)
         views = [inputs.view, *(self._look(inputs, planned[:, i]) for i in range(1, frames))]
@@ -212,6 +212,7 @@ class PretrainedDynamics:
         known = torch.stack([view.mask for view in views], 1)
         joined = join(context)
         past = past_frames(joined, inputs.last.rgb)
+        cameras = self._relative(inputs, planned) if looks else None
         approach = self._approach(inputs) if self.model.spec.approach else None
         seeds = whole_seeds(inputs.seed, inputs.step, inputs.purpose, 1)[:, 0].tolist()
 
@@ -225,6 +226,8 @@ class PretrainedDynamics:
                 seeds[row],
                 inputs.act[row] if acts else None,
                 inputs.motion[row] if acts else None,
+                None if cameras is None else cameras[row],
+                inputs.intrinsics[row] if looks else None,
             )
             key = _digest(wanted)
             if key in done:
@@ -252,6 +255,14 @@ class PretrainedDynamics:
     def _acting(self, inputs: VideoInputs) -> AbstractContextManager[None]:
         """Return a context in which the model's adapters receive the action."""
         return self.model.acting(inputs) if isinstance(self.model, AdaptedModel) else nullcontext()
+
+    @staticmethod
+    def _relative(inputs: StepInputs, planned: Tensor) -> Tensor:
+        """Return :attr:`worldsim.protocols.VideoInputs.cameras` of all rows, (b, 1 + n, 4, 4)."""
+        newest = inputs.last.pose
+        assert newest is not None
+        cameras = torch.cat([newest[:, None], planned], 1).double()
+        return (torch.linalg.inv(cameras[:, :1]) @ cameras).float()
 
     def _approach(self, inputs: StepInputs) -> Tensor:
         """Return :attr:`worldsim.protocols.VideoInputs.approach` of all rows, (b, p, 3, h, w)."""

@@ -119,9 +119,8 @@ class ModelAdapters:
         except ImportError as error:
             raise missing("adapters of video models run in peft", "adapter", error) from error
         names = sorted(name.partition(".")[2] for name in adapter.factors)
-        rank = len(next(iter(adapter.factors.values()))[0])
-        alpha = adapter.strength * rank
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names)  # type: ignore[arg-type]
+        ranks = {key.partition(".")[2]: len(a) for key, (a, _) in adapter.factors.items()}
+        config = LoraConfig(target_modules=names, rank_pattern=ranks)
         name = peft_name(key)
         with warnings.catch_warnings():
             # peft warns of a second adapter, which is wanted here.

@@ -38,13 +38,15 @@ class WanVACE(VideoAdapter):
         """See :meth:`worldsim.protocols.VideoModel.generate`."""
         past, height, width = len(inputs.past), *inputs.past.shape[2:]
         video, mask = video_and_mask(inputs.past, inputs.control, inputs.known)
+        # Where the autoencoder does not compress time, the pipeline adds a frame.
+        added = 1 if self.temporal() == 1 else 0
         frames = self.call(
             inputs.seed,
             height,
             width,
             video=video[None],
             mask=mask[None],
-            num_frames=len(video),
+            num_frames=len(video) - added,
             guidance_scale=self.config.guidance_scale,
         )
         return frames[past:].to(inputs.past.device)

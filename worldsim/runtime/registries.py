@@ -79,6 +79,7 @@ VIDEO_MODELS = Registry(
         "anyflow-far": "worldsim.pretrained.anyflow_far:AnyFlowFAR",
         "skyreels-forcing": "worldsim.pretrained.skyreels_forcing:SkyReelsForcing",
         "stable-video": "worldsim.pretrained.stable_video:StableVideo",
+        "sana-wm": "worldsim.pretrained.sana_wm:SanaWM",
     },
 )
 """Adapters of diffusers' video pipelines, constructed with a pipeline, a

@@ -57,6 +57,8 @@ class AdapterLayers(StrEnum):
     """The temporal layers."""
     PIXELS = "pixels"
     """The temporal layers and the convolutional levels, through which moving pixels pass."""
+    ALL = "all"
+    """All linear and convolutional layers."""
 
 
 HEAD_INPUTS = {"mini": HeadInput.FRAMES, "task": HeadInput.FRAMES}
@@ -180,7 +182,15 @@ class TrainConfig:
     """Rank of an adapter (LoRA) of the world ``init_from``, such as 16: only this is trained, and
     written to ``adapter/``. 0 trains all weights. Needs the extra ``adapter``."""
     adapter_layers: AdapterLayers = AdapterLayers.TEMPORAL
-    """Layers that an adapter changes: temporal, or pixels (the convolutional levels, too)."""
+    """Layers that an adapter changes: temporal, pixels (the convolutional levels, too), or all."""
+    adapter_probe: Number = 0
+    """Steps in which a copy of all weights is trained first, at a twentieth of the learning rate.
+    The adapter starts from what that changed most, with ranks of at most ``adapter`` where they
+    hold most of the change, within 5% of the parameters. 0: the same rank in all layers, and a
+    start from the world as it is."""
+    adapter_rate_ratio: Positive = 1.0
+    """Learning rate of an adapter's second factors, which start at zero, over that of the first
+    ones (LoRA+, Hayou et al. 2024). With AdamW, peft's ``lora_alpha`` would do the same."""
     compile: bool = True
     """On a GPU, compile the network, and pass episodes through the memory with a compiled copy in
     bfloat16 and CUDA graphs."""

@@ -174,24 +174,8 @@ class Trainer:
         )
         loss_module = self._loss_module(network, ego, outcome)
         self.learns_motion = loss_module.ego_motion is not None
-        # Each group's gradient is clipped apart: heads with weights of their own take nothing from
-        # the network, nor it from them.
-        apart = ("ego_motion.", "outcome.") if self.transitions else ("ego_motion.",)
-        rest = [p for name, p in loss_module.named_parameters() if not name.startswith(apart)]
-        groups: list[dict[str, Any]] = [{"params": rest, "peak": config.learning_rate}]
-        if self.transitions is not None:
-            groups.append(
-                {"params": list(outcome.parameters()), "peak": config.outcome.learning_rate}
-            )
-        if loss_module.ego_motion is not None:
-            groups.append(
-                {
-                    "params": list(loss_module.ego_motion.parameters()),
-                    "peak": config.motion_learning_rate,
-                }
-            )
         optimizer = torch.optim.AdamW(
-            groups,
+            self._parameter_groups(loss_module),
             lr=config.learning_rate,
             betas=(0.9, 0.95),
             weight_decay=config.weight_decay,
@@ -271,6 +255,24 @@ class Trainer:
             for one in parts:
                 compile_in_place(one, self.device)
         return TrainingLoss(network, ego, outcome, self.config.loss, self.config.outcome)
+
+    def _parameter_groups(self, loss: TrainingLoss) -> list[dict[str, Any]]:
+        """Return the optimiser's groups: ``params``, and ``peak``, their highest learning rate.
+
+        Each group's gradient is clipped apart: heads with weights of their own take nothing from
+        the network, nor it from them.
+        """
+        config = self.config
+        apart = ("ego_motion.", "outcome.") if self.transitions else ("ego_motion.",)
+        rest = [p for name, p in loss.named_parameters() if not name.startswith(apart)]
+        groups: list[dict[str, Any]] = [{"params": rest, "peak": config.learning_rate}]
+        if self.transitions is not None:
+            outcome = list(self.outcome.parameters())
+            groups.append({"params": outcome, "peak": config.outcome.learning_rate})
+        if loss.ego_motion is not None:
+            motion = list(loss.ego_motion.parameters())
+            groups.append({"params": motion, "peak": config.motion_learning_rate})
+        return groups
 
     @property
     def _compiles(self) -> bool:

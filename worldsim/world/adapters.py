@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,7 @@ MOST_SCALE = 100.0
 SHARE = 0.05
 """Largest share of the parameters of what it adapts that an adapter in training may have."""
 
+_Value = TypeVar("_Value")
 _FACTOR = re.compile(r"(\w+)\.([\w.]+)\.lora_(embedding_)?([AB])(?:\.weight)?")
 _NAME = re.compile(r"[\w.-]{1,64}")
 _PLAIN = {
@@ -58,8 +60,6 @@ _PLAIN = {
     "fan_in_fan_out": False,
     "lora_bias": False,
     "modules_to_save": None,
-    "rank_pattern": {},
-    "alpha_pattern": {},
     "layer_replication": None,
     "target_parameters": None,
     "trainable_token_indices": None,
@@ -151,7 +151,7 @@ def read_adapter(
     Raises NotFoundError, DamagedFileError, or InvalidInputError for an adapter of another world.
     """
     folder, name = adapter_folder(path), name_of(path, name)
-    rank, strength = _read_config(folder)
+    ranks = _read_config(folder)
     weights = inside(folder, WEIGHTS)
     if not is_file(weights):
         raise NotFoundError(f"{folder} has no {WEIGHTS}: copy the adapter again")
@@ -159,7 +159,10 @@ def read_adapter(
     require_finite(tensors, weights)
     factors = _pair(tensors, weights)
     for key, (a, b) in factors.items():
-        _check_factors(key, a, b, rank, modules, weights)
+        _check_factors(key, a, b, ranks.rank(key), modules, weights)
+    strength = ranks.strength("")
+    # Layers whose strength is another one have it in their second factor.
+    factors = {key: (a, b * (ranks.strength(key) / strength)) for key, (a, b) in factors.items()}
     return Adapter(name, check_scale(scale), factors, strength, sha256_of(weights), _base(weights))
 
 
@@ -222,8 +225,48 @@ def describe(adapters: Mapping[str, float]) -> str:
     return f"adapters {', '.join(on)}" if on else "no adapter"
 
 
-def _read_config(folder: Path) -> tuple[int, float]:
-    """Return rank and strength of an adapter. Raises DamagedFileError."""
+@dataclass(frozen=True)
+class _Ranks:
+    """Ranks and ``lora_alpha`` of an adapter's layers, as peft writes them.
+
+    ranks, alphas: those of layers that have others, by the ends of their names.
+    """
+
+    r: int
+    alpha: float
+    root: bool
+    ranks: Mapping[str, int]
+    alphas: Mapping[str, float]
+
+    def rank(self, layer: str) -> int:
+        """Return the rank of a layer ``PART.LAYER``."""
+        return _named(self.ranks, layer, self.r)
+
+    def strength(self, layer: str) -> float:
+        """Return the factor of a layer's product."""
+        rank = self.rank(layer)
+        return _named(self.alphas, layer, self.alpha) / (math.sqrt(rank) if self.root else rank)
+
+
+def _named(pattern: Mapping[str, _Value], layer: str, default: _Value) -> _Value:
+    """Return the value of a layer; keys that are not plain names never match."""
+    ends = (key for key in pattern if layer == key or layer.endswith(f".{key}"))
+    found = next(ends, None)
+    return default if found is None else pattern[found]
+
+
+def _is_rank(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_RANK
+
+
+def _is_alpha(value: object) -> TypeGuard[float]:
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MOST_ALPHA
+    )
+
+
+def _read_config(folder: Path) -> _Ranks:
+    """Return ranks and strengths of an adapter. Raises DamagedFileError."""
     path = inside(folder, CONFIG)
     config = read_json(path)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
@@ -237,18 +280,19 @@ def _read_config(folder: Path) -> tuple[int, float]:
                 f"{key} = {plain!r}"
             )
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if (
-        not isinstance(rank, int)
-        or not isinstance(alpha, (int, float))
-        or isinstance(rank, bool)
-        or not 1 <= rank <= MOST_RANK
-        or not abs(alpha) < MOST_ALPHA
-    ):
+    patterns = [config.get(f"{name}_pattern") or {} for name in ("rank", "alpha")]
+    for name, pattern, fits in zip(("rank", "alpha"), patterns, (_is_rank, _is_alpha), strict=True):
+        if not isinstance(pattern, dict) or not all(map(fits, pattern.values())):
+            raise DamagedFileError(
+                f"{path} has {name}_pattern = {str(pattern)[:80]}: a number for each of some "
+                f"layers is needed; copy the adapter again"
+            )
+    if not _is_rank(rank) or not _is_alpha(alpha) or not alpha:
         raise DamagedFileError(
             f"{path} has r = {str(rank)[:20]} and lora_alpha = {str(alpha)[:20]}: a whole number "
             f"from 1 and a number are needed; copy the adapter again"
         )
-    return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") is True else rank)
+    return _Ranks(rank, alpha, config.get("use_rslora") is True, *patterns)
 
 
 def _base(weights: Path) -> str:
@@ -319,11 +363,12 @@ def factor_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[i
 
 
 def parameters_of(
-    modules: Mapping[str, nn.Module], layers: Iterable[str], rank: int
+    modules: Mapping[str, nn.Module], layers: Iterable[str], rank: int | Mapping[str, int]
 ) -> tuple[int, int]:
     """Return the numbers of parameters of an adapter of this rank, and of all modules.
 
     layers: names ``PART.LAYER``; ``LAYER`` alone if there is one module.
+    rank: of all layers, or by layer.
     """
     own, parts = 0, nn.ModuleDict(dict(modules))
     only = next(iter(modules)) if len(modules) == 1 else ""
@@ -332,7 +377,7 @@ def parameters_of(
         layer = parts.get_submodule(path)
         base = getattr(layer, "base_layer", layer)
         assert isinstance(base, nn.Module)
-        shapes = factor_shapes(base, rank)
+        shapes = factor_shapes(base, rank if isinstance(rank, int) else rank[name])
         assert shapes is not None
         own += sum(math.prod(shape) for shape in shapes)
     return own, sum(p.numel() for module in modules.values() for p in module.parameters())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -486,57 +486,37 @@ def pretrained_overhead() -> Rows:
 
 def adapters() -> Rows:
     """Return the PSNR of adapted worlds, means over seeds, and the share of all weights' gain."""
+    twin = experiment("adapters.json")["takecover"]
+    results, figures = twin["results"], ("next_frame_psnr", "dream_psnr_16")
     arms: dict[str, list[dict[str, float]]] = {}
-    for name, row in experiment("adapters.json")["takecover"]["final"].items():
-        arms.setdefault(name.partition(", seed")[0], []).append(row["tests"])
+    for name, row in results.items():
+        arms.setdefault(name.partition(", seed")[0], []).append(row)
     mean = {
-        arm: {key: sum(row[key] for row in rows) / len(rows) for key in ADAPTED}
+        arm: [sum(row[key] for row in rows) / len(rows) for key in figures]
         for arm, rows in arms.items()
     }
-    return _shares(mean, mean["all weights, 50 clips"], mean["base"])
-
-
-def adapter_ideas() -> Rows:
-    """Return what trainings of other layers and rates reach on validation clips."""
-    found = {
-        name: row["validation"]
-        for name, row in experiment("adapters.json")["takecover"]["ideas"].items()
-    }
-    return _shares(found, found["all weights"], found["base"])
-
-
-ADAPTED = "next_frame_psnr", "dream_psnr_16"
-
-
-def _shares(
-    found: Mapping[str, Mapping[str, float]],
-    whole: Mapping[str, float],
-    base: Mapping[str, float],
-) -> Rows:
-    """Return PSNR by training, the worst next frames first, and the share of a whole gain."""
+    whole = [x - y for x, y in zip(mean["all weights, 50 clips"], mean["base"], strict=True)]
     table = [["trained", "next frame, dB", "share", "after 16 steps of a dream, dB", "share"]]
-    for name, values in sorted(found.items(), key=lambda one: one[1]["next_frame_psnr"]):
-        row = ["nothing" if name == "base" else name]
-        for key in ADAPTED:
-            share = (values[key] - base[key]) / (whole[key] - base[key])
-            row += [number(values[key], 2), "" if name == "base" else number(share, 2)]
+    for arm, values in mean.items():
+        row = ["nothing" if arm == "base" else arm]
+        for value, first, gain in zip(values, mean["base"], whole, strict=True):
+            row += [number(value, 2), "" if arm == "base" else number((value - first) / gain, 2)]
         table.append(row)
     return table
 
 
-def adapter_changes() -> Rows:
-    """Return by group of layers what training all weights changed."""
-    groups = experiment("adapters.json")["takecover"]["ideas"]["all weights"]["changes"]
+def adapter_gradients() -> Rows:
+    """Return by group of layers where the loss of a changed twin falls fastest."""
+    groups = experiment("adapters.json")["takecover"]["gradients"]
     parameters = sum(row["parameters"] for row in groups.values())
-    head = ["layers", "of all parameters", "of the squared change", "change / weights"]
+    head = ["layers", "of the parameters", "of the squared gradient"]
     return [
         [*head, "of it at rank 4", "at rank 16"],
         *(
             [
                 group,
-                f"{row['parameters'] / parameters:.0%}",
-                f"{row['share']:.0%}",
-                f"{row['relative']:.2%}",
+                f"{row['parameters'] / parameters:.1%}",
+                f"{row['share']:.1%}",
                 f"{row['rank_4']:.0%}",
                 f"{row['rank_16']:.0%}",
             ]
@@ -547,8 +527,7 @@ def adapter_changes() -> Rows:
 
 TABLES: dict[str, Callable[[], Rows]] = {
     "adapters": adapters,
-    "adapter_ideas": adapter_ideas,
-    "adapter_changes": adapter_changes,
+    "adapter_gradients": adapter_gradients,
     "pretrained": pretrained,
     "pretrained_overhead": pretrained_overhead,
     "summary": summary,

@@ -1,0 +1,260 @@
+"""How well the invisible mark outlives JPEG, noise, H.264, enlarging, trimming and cropping.
+
+    python -m experiments.marks record --clips out/marks      # 1,000 clips of 16 frames, once
+    python -m experiments.marks measure --clips out/marks --json experiments/marks.json
+    python -m experiments.marks measure --clips out/marks --count 200 --ideas
+
+Clips are real frames and dreams of shipped worlds. Every clip carries a payload of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from worldsim.io.provenance import mark
+from worldsim.io.provenance.mark import DEFAULT, Settings
+
+FRAMES = 16
+WANTED = {
+    "freedoom-tiny": (300, 250),
+    "takecover": (120, 80),
+    "carracing": (80, 60),
+    "freedoom-small": (80, 30),
+}
+"""By world, how many clips of real and of dreamed frames."""
+KEPT, CROP = 12, 5
+"""Frames that are left of a trimmed clip; most pixels that are cut from a cropped one's sides."""
+
+
+def record(folder: Path) -> None:
+    """Write clips (n, 16, h, w, 3) uint8 as one file per world and kind."""
+    from worldsim.evaluation.episodes import Task, dream_episodes, play_real
+    from worldsim.evaluation.policy_batch import PolicySpec
+    from worldsim.world import World
+    from worldsim.world.twin import make_twin
+
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = PolicySpec("persistent")
+    for name, (real, dreamed) in WANTED.items():
+        world = World.from_pretrained(name, device="cpu")
+        clips, starts = [], []
+        twin = make_twin(world)
+        for seed in range(400):
+            played = play_real(twin, Task(spec, seed), 79, keep=True)
+            starts.append(played.start)
+            clips += _cut(played.frames)
+            if len(clips) >= real:
+                break
+        twin.close()
+        np.save(folder / f"{name}-real.npy", np.stack(clips[:real]))
+        dreams = []
+        for first in range(0, 640, 16):
+            some = [starts[(first + i) % len(starts)] for i in range(16)]
+            seeds = list(range(first, first + 16))
+            for played in dream_episodes(world, spec, some, seeds, 47, batch=16, keep=True):
+                dreams += _cut(played.frames[1:])
+            if len(dreams) >= dreamed:
+                break
+        np.save(folder / f"{name}-dream.npy", np.stack(dreams[:dreamed]))
+        print(name, len(clips[:real]), len(dreams[:dreamed]), flush=True)
+
+
+def _cut(frames: np.ndarray) -> list[np.ndarray]:
+    return [frames[i : i + FRAMES] for i in range(0, len(frames) - FRAMES + 1, FRAMES)]
+
+
+def jpeg(clip: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    made = []
+    for frame in clip:
+        file = io.BytesIO()
+        Image.fromarray(frame).save(file, "JPEG", quality=75)
+        made.append(np.array(Image.open(file).convert("RGB")))
+    return made
+
+
+def noise(clip: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    noisy = np.asarray(clip) + rng.normal(0, 5, np.shape(clip))
+    return list(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
+
+
+def h264(clip: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=16)
+        stream.height, stream.width = np.shape(clip)[1:3]
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "23", "threads": "1"}
+        for frame in clip:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    file.seek(0)
+    with av.open(file) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def enlarged(clip: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    return [cv2.resize(f, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC) for f in clip]
+
+
+def enlarged_h264(clip: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    return h264(np.asarray(clip).repeat(4, 1).repeat(4, 2), rng)
+
+
+def trimmed(clip: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    first = int(rng.integers(0, FRAMES - KEPT + 1))
+    return list(clip[first : first + KEPT])
+
+
+def cropped(clip: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    top, left = (int(n) for n in rng.integers(0, CROP + 1, 2))
+    return [frame[top:, left:] for frame in clip]
+
+
+def same(clip: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    return list(clip)
+
+
+Attack = Callable[[np.ndarray, np.random.Generator], list[np.ndarray]]
+ATTACKS: dict[str, Attack] = {
+    "none": same,
+    "jpeg_75": jpeg,
+    "noise_5": noise,
+    "h264_crf_23": h264,
+    "enlarged_4": enlarged,
+    "enlarged_4_h264_crf_23": enlarged_h264,
+    "trimmed_12_of_16": trimmed,
+    "cropped_0_to_5_pixels": cropped,
+}
+IDEAS = {
+    "as shipped": DEFAULT,
+    "no prediction": Settings(predict=False),
+    "no clipping": Settings(clip=1e6),
+    "no prediction, no clipping": Settings(predict=False, clip=1e6),
+    "three lowest bands": Settings(bands=((0, 1), (1, 0), (1, 1))),
+    "twelve bands": Settings(
+        bands=(
+            *((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2)),
+            *((2, 1), (2, 2), (0, 3), (3, 0), (1, 3), (3, 1)),
+        )
+    ),
+    "key held for 4 frames": Settings(hold=4, predict=False),
+    "no refinement": Settings(refine=1),
+}
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255.0**2 / np.mean((a.astype(np.float64) - b) ** 2)))
+
+
+def right_bits(found: int, payload: int) -> float:
+    return 1.0 - (found ^ payload).bit_count() / mark.BITS
+
+
+def load(folder: Path, count: int) -> list[tuple[str, np.ndarray]]:
+    """Return ``count`` clips, evenly spread over all files."""
+    clips = []
+    for path in sorted(folder.glob("*.npy")):
+        clips += [(path.stem, clip) for clip in np.load(path)]
+    chosen = np.linspace(0, len(clips) - 1, min(count, len(clips))).round().astype(int)
+    return [clips[i] for i in chosen]
+
+
+def measure(
+    clips: list[tuple[str, np.ndarray]], settings: Settings, attacks: dict[str, Attack]
+) -> dict[str, object]:
+    """Return bits and detections of marked and unmarked clips under each attack."""
+    bits: dict[str, list[float]] = {name: [] for name in attacks}
+    known: dict[str, list[bool]] = {name: [] for name in attacks}
+    scores: dict[str, list[float]] = {name: [] for name in attacks}
+    plain, false, blind, unmarked_scores, quality = [], [], [], [], []
+    for i, (_, clip) in enumerate(clips):
+        rng = np.random.default_rng(i)
+        payload = int(rng.integers(0, 2**32))
+        marked = np.stack(mark.embed_film(clip, payload, settings))
+        quality.append(psnr(marked, clip))
+        for name, attack in attacks.items():
+            attacked = attack(marked, rng)
+            crop = CROP if attack is cropped else 0
+            read = mark.read_film(attacked, crop, settings)
+            bits[name].append(right_bits(read.payload, payload))
+            scores[name].append(read.score)
+            if not crop:
+                known[name].append(mark.score_of(attacked, payload, settings)[1])
+        empty = mark.read_film(list(clip), 0, settings)
+        plain.append(right_bits(empty.payload, payload))
+        blind.append(empty.found)
+        score, found = mark.score_of(list(clip), payload, settings)
+        unmarked_scores.append(score)
+        false.append(found)
+        if i % 100 == 99:
+            print(i + 1, {k: round(float(np.mean(v)), 4) for k, v in bits.items()}, flush=True)
+    return {
+        "clips": len(clips),
+        "psnr_mean": round(float(np.mean(quality)), 3),
+        "psnr_worst": round(float(np.min(quality)), 3),
+        "attacks": {
+            name: {
+                "bits_mean": round(float(np.mean(bits[name])), 5),
+                "bits_worst": round(float(np.min(bits[name])), 5),
+                "clips_wrong": int(np.sum(np.array(bits[name]) < 1)),
+                "detected_known": round(float(np.mean(known[name])), 5) if known[name] else None,
+                "score_mean": round(float(np.mean(scores[name])), 2),
+                "score_worst": round(float(np.min(scores[name])), 2),
+            }
+            for name in attacks
+        },
+        "unmarked": {
+            "bits_mean": round(float(np.mean(plain)), 5),
+            "detected_known": int(np.sum(false)),
+            "detected_blind": int(np.sum(blind)),
+            "score_largest": round(float(np.max(unmarked_scores)), 2),
+            "threshold_known": round(mark.threshold(mark.PERIOD), 3),
+            "threshold_blind": round(mark.threshold(mark.PERIOD, 2.0**mark.BITS), 3),
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=("record", "measure"))
+    parser.add_argument("--clips", type=Path, default=Path("out/marks"))
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--ideas", action="store_true")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    if args.command == "record":
+        record(args.clips)
+        return
+    clips = load(args.clips, args.count)
+    told: dict[str, object] = json.loads(args.json.read_text()) if (
+        args.json and args.json.exists()
+    ) else {}
+    if args.ideas:
+        few = {k: ATTACKS[k] for k in ("jpeg_75", "noise_5", "h264_crf_23", "trimmed_12_of_16")}
+        told["ideas"] = {}
+        for name, settings in IDEAS.items():
+            found = measure(clips, settings, few)
+            told["ideas"][name] = found  # type: ignore[index]
+            print(name, json.dumps(found["attacks"]), flush=True)
+    else:
+        told |= measure(clips, DEFAULT, ATTACKS)
+        print(json.dumps(told, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

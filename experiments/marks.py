@@ -22,13 +22,14 @@ from PIL import Image
 
 from worldsim.io.provenance import mark
 from worldsim.io.provenance.mark import DEFAULT, Settings
+from worldsim.state import SceneStart
 
 FRAMES = 16
 WANTED = {
-    "freedoom-tiny": (300, 250),
-    "takecover": (120, 80),
-    "carracing": (80, 60),
-    "freedoom-small": (80, 30),
+    "takecover": (230, 32),
+    "freedoom-tiny": (470, 64),
+    "carracing": (96, 32),
+    "freedoom-small": (60, 16),
 }
 """By world, how many clips of real and of dreamed frames."""
 KEPT, CROP = 12, 5
@@ -44,28 +45,36 @@ def record(folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     spec = PolicySpec("persistent")
-    for name, (real, dreamed) in WANTED.items():
-        world = World.from_pretrained(name, device="cpu")
-        clips, starts = [], []
-        twin = make_twin(world)
+    starts: dict[str, list[SceneStart]] = {name: [] for name in WANTED}
+    for name, (real, _) in WANTED.items():
+        twin = make_twin(World.from_pretrained(name, device="cpu"))
+        clips: list[np.ndarray] = []
         for seed in range(400):
             played = play_real(twin, Task(spec, seed), 79, keep=True)
-            starts.append(played.start)
+            starts[name].append(played.start)
             clips += _cut(played.frames)
             if len(clips) >= real:
                 break
         twin.close()
-        np.save(folder / f"{name}-real.npy", np.stack(clips[:real]))
-        dreams = []
-        for first in range(0, 640, 16):
-            some = [starts[(first + i) % len(starts)] for i in range(16)]
-            seeds = list(range(first, first + 16))
-            for played in dream_episodes(world, spec, some, seeds, 47, batch=16, keep=True):
-                dreams += _cut(played.frames[1:])
-            if len(dreams) >= dreamed:
+        _keep(folder / f"{name}-real.npy", clips[:real])
+    # Dreams take the time.
+    for name, (_, dreamed) in WANTED.items():
+        world = World.from_pretrained(name, device="cpu")
+        clips = []
+        for first in range(0, 640, 8):
+            some = [starts[name][(first + i) % len(starts[name])] for i in range(8)]
+            seeds = list(range(first, first + 8))
+            for played in dream_episodes(world, spec, some, seeds, 32, batch=8, keep=True):
+                clips += _cut(played.frames[1:])
+            _keep(folder / f"{name}-dream.npy", clips[:dreamed])
+            if len(clips) >= dreamed:
                 break
-        np.save(folder / f"{name}-dream.npy", np.stack(dreams[:dreamed]))
-        print(name, len(clips[:real]), len(dreams[:dreamed]), flush=True)
+
+
+def _keep(path: Path, clips: list[np.ndarray]) -> None:
+    if clips:
+        np.save(path, np.stack(clips))
+        print(path.name, len(clips), flush=True)
 
 
 def _cut(frames: np.ndarray) -> list[np.ndarray]:

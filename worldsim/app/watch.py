@@ -11,7 +11,8 @@ from worldsim.errors import InvalidInputError
 from worldsim.evaluation.episodes import Played, Task, dream_episodes, play_real, step_limit
 from worldsim.evaluation.policy_batch import PolicySpec
 from worldsim.io.pictures import panels
-from worldsim.io.video import write_video
+from worldsim.io.provenance.origin import Origin
+from worldsim.io.provenance.publish import publish_film
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.limits import require_memory_for

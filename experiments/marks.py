@@ -2,7 +2,7 @@
 
     python -m experiments.marks record --clips out/marks      # 1,000 clips of 16 frames, once
     python -m experiments.marks measure --clips out/marks --json experiments/marks.json
-    python -m experiments.marks measure --clips out/marks --count 200 --ideas
+    python -m experiments.marks ideas --clips out/marks --json experiments/marks.json
 
 Clips are real frames and dreams of shipped worlds. Every clip carries a payload of its own.
 """
@@ -14,6 +14,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -145,6 +146,8 @@ ATTACKS: dict[str, Attack] = {
     "trimmed_12_of_16": trimmed,
     "cropped_0_to_5_pixels": cropped,
 }
+SLOW, EVERY = ("enlarged_4_h264_crf_23", "cropped_0_to_5_pixels"), 5
+"""Attacks that are tried on every fifth clip of a file alone."""
 IDEAS = {
     "as shipped": DEFAULT,
     "no prediction": Settings(predict=False),
@@ -170,76 +173,118 @@ def right_bits(found: int, payload: int) -> float:
     return 1.0 - (found ^ payload).bit_count() / mark.BITS
 
 
-def load(folder: Path, count: int) -> list[tuple[str, np.ndarray]]:
-    """Return ``count`` clips, evenly spread over all files."""
-    clips = []
+Clip = tuple[str, int, np.ndarray]
+"""Name of the file, number in it, and frames (16, h, w, 3) uint8."""
+
+
+def load(folder: Path, count: int | None = None) -> list[Clip]:
+    """Return all clips, or ``count`` of them, evenly spread over all files."""
+    clips: list[Clip] = []
     for path in sorted(folder.glob("*.npy")):
-        clips += [(path.stem, clip) for clip in np.load(path)]
+        clips += [(path.stem, i, clip) for i, clip in enumerate(np.load(path))]
+    if count is None:
+        return clips
     chosen = np.linspace(0, len(clips) - 1, min(count, len(clips))).round().astype(int)
     return [clips[i] for i in chosen]
 
 
-def measure(
-    clips: list[tuple[str, np.ndarray]], settings: Settings, attacks: dict[str, Attack]
-) -> dict[str, object]:
-    """Return bits and detections of marked and unmarked clips under each attack."""
-    bits: dict[str, list[float]] = {name: [] for name in attacks}
-    known: dict[str, list[bool]] = {name: [] for name in attacks}
-    scores: dict[str, list[float]] = {name: [] for name in attacks}
-    plain, false, blind, unmarked_scores, quality = [], [], [], [], []
-    for i, (_, clip) in enumerate(clips):
-        rng = np.random.default_rng(i)
-        payload = int(rng.integers(0, 2**32))
-        marked = np.stack(mark.embed_film(clip, payload, settings))
-        quality.append(psnr(marked, clip))
-        for name, attack in attacks.items():
-            attacked = attack(marked, rng)
-            crop = CROP if attack is cropped else 0
-            read = mark.read_film(attacked, crop, settings)
-            bits[name].append(right_bits(read.payload, payload))
-            scores[name].append(read.score)
-            if not crop:
-                known[name].append(mark.score_of(attacked, payload, settings)[1])
-        empty = mark.read_film(list(clip), 0, settings)
-        plain.append(right_bits(empty.payload, payload))
-        blind.append(empty.found)
-        score, found = mark.score_of(list(clip), payload, settings)
-        unmarked_scores.append(score)
-        false.append(found)
-        if i % 100 == 99:
-            print(i + 1, {k: round(float(np.mean(v)), 4) for k, v in bits.items()}, flush=True)
+def measure_clip(clip: Clip, settings: Settings, attacks: dict[str, Attack]) -> dict[str, Any]:
+    """Return bits, scores and detections of one clip, marked under each attack and unmarked."""
+    name, index, frames = clip
+    rng = np.random.default_rng([index, *name.encode()])
+    payload = int(rng.integers(0, 2**32))
+    marked = np.stack(mark.embed_film(frames, payload, settings))
+    row: dict[str, Any] = {"clip": f"{name}/{index}", "psnr": psnr(marked, frames)}
+    for title, attack in attacks.items():
+        if title in SLOW and index % EVERY:
+            continue
+        attacked = attack(marked, rng)
+        crop = CROP if attack is cropped else 0
+        read = mark.read_film(attacked, crop, settings)
+        row[title] = {
+            "bits": right_bits(read.payload, payload),
+            "score": read.score,
+            "blind": read.found,
+            "known": None if crop else mark.score_of(attacked, payload, settings)[1],
+        }
+    empty = mark.read_film(list(frames), 0, settings)
+    score, found = mark.score_of(list(frames), payload, settings)
+    row["unmarked"] = {
+        "bits": right_bits(empty.payload, payload),
+        "score": score,
+        "blind": empty.found,
+        "known": found,
+    }
+    return row
+
+
+def summarise(rows: list[dict[str, Any]], attacks: dict[str, Attack]) -> dict[str, Any]:
+    """Return the table of an experiment."""
+
+    def column(title: str, name: str) -> np.ndarray:
+        return np.array([row[title][name] for row in rows if title in row])
+
+    kinds: dict[str, int] = {}
+    for row in rows:
+        kind = row["clip"].split("/")[0]
+        kinds[kind] = kinds.get(kind, 0) + 1
+    quality = np.array([row["psnr"] for row in rows])
     return {
-        "clips": len(clips),
-        "psnr_mean": round(float(np.mean(quality)), 3),
-        "psnr_worst": round(float(np.min(quality)), 3),
+        "clips": len(rows),
+        "clips_by_kind": kinds,
+        "psnr_mean": round(float(quality.mean()), 3),
+        "psnr_worst": round(float(quality.min()), 3),
         "attacks": {
-            name: {
-                "bits_mean": round(float(np.mean(bits[name])), 5),
-                "bits_worst": round(float(np.min(bits[name])), 5),
-                "clips_wrong": int(np.sum(np.array(bits[name]) < 1)),
-                "detected_known": round(float(np.mean(known[name])), 5) if known[name] else None,
-                "score_mean": round(float(np.mean(scores[name])), 2),
-                "score_worst": round(float(np.min(scores[name])), 2),
+            title: {
+                "clips": len(column(title, "bits")),
+                "bits_mean": round(float(column(title, "bits").mean()), 5),
+                "bits_worst": round(float(column(title, "bits").min()), 5),
+                "clips_with_wrong_bits": int((column(title, "bits") < 1).sum()),
+                "found_blind": round(float(column(title, "blind").mean()), 5),
+                "found_known": None
+                if attacks[title] is cropped
+                else round(float(column(title, "known").mean()), 5),
+                "score_mean": round(float(column(title, "score").mean()), 2),
+                "score_worst": round(float(column(title, "score").min()), 2),
             }
-            for name in attacks
+            for title in attacks
         },
         "unmarked": {
-            "bits_mean": round(float(np.mean(plain)), 5),
-            "detected_known": int(np.sum(false)),
-            "detected_blind": int(np.sum(blind)),
-            "score_largest": round(float(np.max(unmarked_scores)), 2),
+            "bits_mean": round(float(column("unmarked", "bits").mean()), 5),
+            "found_blind": int(column("unmarked", "blind").sum()),
+            "found_known": int(column("unmarked", "known").sum()),
+            "score_largest": round(float(column("unmarked", "score").max()), 2),
             "threshold_known": round(mark.threshold(mark.PERIOD), 3),
             "threshold_blind": round(mark.threshold(mark.PERIOD, 2.0**mark.BITS), 3),
         },
     }
 
 
+def measure(
+    clips: list[Clip], settings: Settings, attacks: dict[str, Attack], kept: Path | None = None
+) -> dict[str, Any]:
+    """Return the table of ``clips``.
+
+    kept: file of rows, one JSON object a line, from which an interrupted measurement resumes.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    if kept is not None and kept.exists():
+        rows = {row["clip"]: row for row in map(json.loads, kept.read_text().splitlines())}
+    for clip in clips:
+        key = f"{clip[0]}/{clip[1]}"
+        if key not in rows:
+            rows[key] = measure_clip(clip, settings, attacks)
+            if kept is not None:
+                with open(kept, "a") as file:
+                    file.write(json.dumps(rows[key]) + "\n")
+    return summarise([rows[f"{name}/{i}"] for name, i, _ in clips], attacks)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=("record", "measure"))
+    parser.add_argument("command", choices=("record", "measure", "ideas"))
     parser.add_argument("--clips", type=Path, default=Path("out/marks"))
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--ideas", action="store_true")
+    parser.add_argument("--count", type=int)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -247,19 +292,19 @@ def main() -> None:
     if args.command == "record":
         record(args.clips)
         return
-    clips = load(args.clips, args.count)
-    told: dict[str, object] = json.loads(args.json.read_text()) if (
-        args.json and args.json.exists()
-    ) else {}
-    if args.ideas:
-        few = {k: ATTACKS[k] for k in ("jpeg_75", "noise_5", "h264_crf_23", "trimmed_12_of_16")}
+    told: dict[str, Any] = {}
+    if args.json and args.json.exists():
+        told = json.loads(args.json.read_text())
+    if args.command == "ideas":
+        clips = load(args.clips, args.count or 200)
+        few = {k: ATTACKS[k] for k in ("h264_crf_23", "trimmed_12_of_16")}
         told["ideas"] = {}
         for name, settings in IDEAS.items():
-            found = measure(clips, settings, few)
-            told["ideas"][name] = found  # type: ignore[index]
-            print(name, json.dumps(found["attacks"]), flush=True)
+            told["ideas"][name] = measure(clips, settings, few)
+            print(name, json.dumps(told["ideas"][name]["attacks"]), flush=True)
     else:
-        told |= measure(clips, DEFAULT, ATTACKS)
+        clips = load(args.clips, args.count)
+        told |= measure(clips, DEFAULT, ATTACKS, args.clips / "rows.jsonl")
         print(json.dumps(told, indent=1))
     if args.json:
         args.json.write_text(json.dumps(told, indent=1) + "\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from worldsim.app import cli
@@ -16,6 +17,7 @@ from worldsim.io.pictures import enlarge, read_picture
 from worldsim.io.provenance.origin import Origin, payload_of
 from worldsim.io.provenance.publish import SWITCH, publish_film, publish_picture
 from worldsim.io.provenance.sidecar import sidecar_of
+from worldsim.state import SceneStart
 from worldsim.world import World
 
 SHA = "c0ffee" + "0" * 58
@@ -96,14 +98,10 @@ def test_untrusted_text_is_printed_without_control_characters(
 
 
 def test_agents_and_memory_see_no_marks(
-    tmp_path: Path, tiny_world: World, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_world: World, room_scene: SceneStart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step yields the same bits whether or not pictures of it were exported with marks."""
-    import torch
-
-    from tests.helpers.worlds import start_of  # type: ignore[attr-defined]
-
-    state = tiny_world.initial([start_of(tiny_world)], [0])
+    state = tiny_world.initial([room_scene], [0])
     act = torch.zeros(1, dtype=torch.int64)
     monkeypatch.setenv(SWITCH, "off")
     _, plain = tiny_world.step(state, act)

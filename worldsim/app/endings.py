@@ -148,7 +148,8 @@ def after_agreement(config: AgreementConfig, _: object) -> Ending:
 def after_watch(config: WatchConfig, _: object) -> Ending:
     """The film; next, evaluate the agent."""
     of = () if config.world is None else ("--world", config.world)
-    return Ending(str(config.out), (line("worldsim", "evaluate-agent", config.agent, *of),))
+    result = str(config.out if config.failures is None else config.failures)
+    return Ending(result, (line("worldsim", "evaluate-agent", config.agent, *of),))
 
 
 def after_provenance(config: ProvenanceConfig, _: object) -> Ending:

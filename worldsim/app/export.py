@@ -97,9 +97,9 @@ def _is_scene(source: str) -> bool:
 
 
 def _export_world(config: ExportConfig) -> Path:
-    from worldsim.world import World
     from worldsim.io.provenance.origin import Origin
     from worldsim.io.provenance.publish import publish
+    from worldsim.world import World
     from worldsim.world.files import require_repository, upload
 
     if config.push_to_hub is not None:

@@ -68,9 +68,7 @@ def make_chain(folder: Path) -> c2pa.Certificate:
     chain, key = folder / "chain.pem", folder / "signer.pem"
     chain.write_bytes(own.public_bytes(pem) + root.public_bytes(pem))
     key.write_bytes(
-        own_key.private_bytes(
-            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        own_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return c2pa.Certificate(chain, key)
 

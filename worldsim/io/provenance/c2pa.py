@@ -86,15 +86,13 @@ def sign(path: Path, origin: Origin, own: Certificate) -> None:
         "assertions": [
             {
                 "label": "c2pa.actions",
-                "data": {
-                    "actions": [{"action": "c2pa.created", "digitalSourceType": GENERATED}]
-                },
+                "data": {"actions": [{"action": "c2pa.created", "digitalSourceType": GENERATED}]},
             },
             {"label": "org.worldsim.origin", "data": origin.claim()},
         ],
     }
     try:
-        info = c2pa.C2paSignerInfo(own.algorithm, chain, key, None)
+        info = c2pa.C2paSignerInfo(own.algorithm, chain.encode(), key.encode(), None)
         with (
             c2pa.Signer.from_info(info) as signer,
             c2pa.Builder(json.dumps(manifest)) as builder,

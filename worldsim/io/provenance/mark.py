@@ -206,6 +206,15 @@ def _frame_key(index: int, rows: int, columns: int, n: int) -> tuple[Array, Arra
     return signs.reshape(shape).astype(np.float32), elements.reshape(shape)
 
 
+@lru_cache(maxsize=64)
+def _film_key(
+    first: int, t: int, rows: int, columns: int, n: int, hold: int
+) -> tuple[Array, Array]:
+    """Return signs and code elements (t, rows, columns, n) from the frame ``first`` on."""
+    keys = [_frame_key((first + i) // hold % PERIOD, rows, columns, n) for i in range(t)]
+    return np.stack([signs for signs, _ in keys]), np.stack([one for _, one in keys])
+
+
 def _key_of(frame: int, settings: Settings) -> int:
     return frame // settings.hold % PERIOD
 
@@ -237,13 +246,9 @@ def _correlate(
     """
     t, rows, columns, n = chips.shape
     height, width, top, left = grid or (rows, columns, 0, 0)
-    total = np.zeros(SYMBOLS * CODE)
-    for i in range(t):
-        signs, elements = _frame_key(_key_of(first * settings.hold + i, settings), height, width, n)
-        part = slice(top, top + rows), slice(left, left + columns)
-        total += np.bincount(
-            elements[part].ravel(), (signs[part] * chips[i]).ravel(), SYMBOLS * CODE
-        )
+    signs, elements = _film_key(first * settings.hold, t, height, width, n, settings.hold)
+    part = slice(None), slice(top, top + rows), slice(left, left + columns)
+    total = np.bincount(elements[part].ravel(), (signs[part] * chips).ravel(), SYMBOLS * CODE)
     return total / max(1e-9, float(np.sqrt((chips.astype(np.float64) ** 2).sum())))
 
 
@@ -272,7 +277,9 @@ def _read(luma: Array, crop: int, offsets: int, settings: Settings) -> Reading:
             grid = None
             if crop:
                 # Frames are square or wide multiples of the canonical side; the cut is small.
-                full = [-(-(n + c) // BLOCK) for n, c in zip(luma.shape[1:], (top, left), strict=True)]
+                full = [
+                    -(-(n + c) // BLOCK) for n, c in zip(luma.shape[1:], (top, left), strict=True)
+                ]
                 grid = (max(8, full[0]), max(8, full[1]), *begin)
             for first in range(offsets):
                 tried += 1

@@ -9,8 +9,8 @@ from pathlib import Path
 from worldsim.errors import InvalidInputError, StorageError
 from worldsim.io.pictures import save_picture
 from worldsim.io.provenance import c2pa
-from worldsim.io.provenance.mark import embed_film, embed_picture
 from worldsim.io.provenance.keys import private_key
+from worldsim.io.provenance.mark import embed_film, embed_picture
 from worldsim.io.provenance.origin import Origin
 from worldsim.io.provenance.sidecar import make_sidecar, write_sidecar
 from worldsim.io.video import write_video

@@ -1,4 +1,4 @@
-"""``worldsim provenance``: what it finds in files that were exported, changed, or are strangers'."""
+"""``worldsim provenance``: what it finds in exported, changed and strange files."""
 
 from __future__ import annotations
 

@@ -20,9 +20,8 @@ from PIL import Image
 
 from worldsim.evaluation.metrics import psnr
 from worldsim.io.pictures import enlarge
-from worldsim.io.provenance.mark import embed_picture
 from worldsim.io.provenance.origin import Origin, hash_actions
-from worldsim.io.provenance.publish import choice, publish
+from worldsim.io.provenance.publish import publish
 from worldsim.protocols import Policy
 from worldsim.runtime.files import write_bytes
 from worldsim.runtime.progress import follow
@@ -60,10 +59,10 @@ h3 { font-size: 1rem; margin: 0 0 8px; } p { margin: 0 0 12px; max-width: 76ch; 
 .moment { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: 14px 16px; min-width: 0; }
 .moment table { border-collapse: collapse; width: 100%; table-layout: fixed; }
-.moment th { width: 72px; text-align: left; font-weight: 500; color: var(--soft);
+.moment th { width: 82px; text-align: left; font-weight: 500; color: var(--soft);
   font-size: .85rem; }
 .moment thead th { text-align: center; width: auto; padding-bottom: 3px; }
-.moment thead th:first-child { width: 72px; }
+.moment thead th:first-child { width: 82px; }
 .moment td { padding: 0 3px 3px 0; } .moment img { width: 100%; display: block;
   image-rendering: pixelated; border-radius: 3px; }
 .moment td:last-child img { outline: 2px solid #c2571a; outline-offset: -2px; }
@@ -236,8 +235,8 @@ def write_failures(
     origin = Origin(
         name, world.weights_id, seed, hash_actions(act for w in windows for act in w.acts)
     )
-    write_bytes(path, _page(agent, name, windows, moments, origin).encode())
-    publish(path, origin, origin.payload if choice() == "on" else None)
+    write_bytes(path, _page(agent, name, windows, moments).encode())
+    publish(path, origin)
     return moments
 
 
@@ -246,7 +245,6 @@ def _page(
     name: str,
     windows: Sequence[Window],
     moments: dict[str, list[Moment]],
-    origin: Origin,
 ) -> str:
     steps = sum(len(w.acts) for w in windows)
     episodes = len({w.episode for w in windows})
@@ -259,15 +257,14 @@ def _page(
         "frames and dreamed the next ones under the same actions. Below are the moments at which "
         "dream and twin were furthest apart.</p>",
         '<p class="soft">The orange frame is the moment; those before lead up to it. Differences '
-        f"of colours are shown {GAIN} times as strong. Dreamed frames are generated, and marked as "
-        "such.</p>",
+        f"of colours are shown {GAIN} times as strong. Dreamed frames are generated.</p>",
     ]
     for kind, heading in KINDS.items():
         parts.append(f"<h2>{heading}</h2>")
         if not moments[kind]:
             parts.append('<p class="soft">None in these steps.</p>')
             continue
-        shown = "".join(_moment(one, origin) for one in moments[kind])
+        shown = "".join(_moment(one) for one in moments[kind])
         parts.append(f'<div class="moments">{shown}</div>')
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -278,7 +275,7 @@ def _page(
     )
 
 
-def _moment(moment: Moment, origin: Origin) -> str:
+def _moment(moment: Moment) -> str:
     window, dream, at = moment.window, moment.dream, moment.index
     shown = range(max(0, at + 1 - SHOWN), at + 1)
     rows: dict[str, list[str]] = {"real twin": [], "dream": [], "difference": []}
@@ -287,8 +284,8 @@ def _moment(moment: Moment, origin: Origin) -> str:
         gap = np.abs(real.astype(np.int16) - made) * GAIN
         what = f"step {window.first + t + 1}"
         rows["real twin"].append(_image(real, f"real twin, {what}"))
-        seen = embed_picture(made, origin.payload) if choice() == "on" else made
-        rows["dream"].append(_image(seen, f"dream, {what}"))
+        # Unmarked: these small frames are here to be compared, to the last detail.
+        rows["dream"].append(_image(made, f"dream, {what}"))
         rows["difference"].append(_image(gap.clip(0, 255).astype(np.uint8), f"difference, {what}"))
     empty = "<td></td>" * (SHOWN - len(shown))
     head = "".join(f'<th scope="col">{window.first + t + 1}</th>' for t in shown)

@@ -14,7 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
-from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from worldsim.errors import (
+    DamagedFileError,
+    InvalidInputError,
+    MissingDependencyError,
+    NotFoundError,
+)
 from worldsim.io.provenance import c2pa
 from worldsim.io.provenance.origin import Origin
 from worldsim.io.provenance.publish import publish_film, publish_picture
@@ -98,10 +103,9 @@ def test_every_kind_is_signed(tmp_path: Path, suffix: str, certificate: c2pa.Cer
     path.write_bytes(content)
     try:
         found = c2pa.read(path)
-    except Exception as error:
-        assert "cannot be read" in str(error)
-    else:
-        assert found is None or found["validation_state"] == "Invalid"
+    except DamagedFileError:
+        return
+    assert found is None or found["validation_state"] == "Invalid"
 
 
 def test_published_files_hold_both(

@@ -97,9 +97,10 @@ def sign(path: Path, origin: Origin, own: Certificate) -> None:
             c2pa.Signer.from_info(info) as signer,
             c2pa.Builder(json.dumps(manifest)) as builder,
             replacing(path) as temporary,
+            open(path, "rb") as source,
+            open(temporary, "w+b") as target,
         ):
-            with open(path, "rb") as source, open(temporary, "w+b") as target:
-                builder.sign(signer, kind, source, target)
+            builder.sign(signer, kind, source, target)
     except StorageError:
         raise
     except (c2pa.C2paError, ValueError) as error:

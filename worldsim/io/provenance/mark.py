@@ -51,7 +51,7 @@ class Reading:
     score: correlation with that payload in standard deviations of an unmarked picture.
     found: whether an unmarked picture exceeds the score with a probability below
         :data:`FALSE_POSITIVE_RATE`, over all 2**32 payloads and all searched offsets.
-    offset: key of the first frame, and pixels (canonical, downwards and to the right) that were cut.
+    offset: key of the first frame, and canonical pixels that were cut at the top and on the left.
     """
 
     payload: int
@@ -272,7 +272,6 @@ def _read(luma: Array, crop: int, offsets: int, settings: Settings) -> Reading:
             if min(cut.shape[1:]) < BLOCK:
                 continue
             chips = _chips(_coefficients(cut, settings), settings)
-            rows, columns = chips.shape[1:3]
             begin = -(-top // BLOCK), -(-left // BLOCK)
             grid = None
             if crop:

@@ -270,7 +270,9 @@ def measure(
     rows: dict[str, dict[str, Any]] = {}
     if kept is not None and kept.exists():
         rows = {row["clip"]: row for row in map(json.loads, kept.read_text().splitlines())}
-    for clip in clips:
+    # In mixed order, so that an interrupted measurement has clips of all kinds.
+    for i in np.random.default_rng(0).permutation(len(clips)).tolist():
+        clip = clips[i]
         key = f"{clip[0]}/{clip[1]}"
         if key not in rows:
             rows[key] = measure_clip(clip, settings, attacks)

@@ -111,3 +111,15 @@ def test_agents_and_memory_see_no_marks(
     _, marked = tiny_world.step(state, act)
     assert torch.equal(state.frame.rgb, kept)
     assert torch.equal(plain.frame.rgb, marked.frame.rgb)
+
+
+def test_a_cropped_enlarged_film(tmp_path: Path) -> None:
+    from worldsim.io.provenance.mark import embed_film
+    from worldsim.io.video import write_video
+
+    path = tmp_path / "cut.mp4"
+    marked = embed_film([scene(t) for t in range(16)], payload_of(SHA))
+    write_video([enlarge(frame, 4)[12:, 8:] for frame in marked], 8, path)
+    told = provenance(ProvenanceConfig(path, crop=4))
+    assert told["mark"]["state"] == "found"
+    assert told["mark"]["world_sha256_begins"] == "c0ffee"

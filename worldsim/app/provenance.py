@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import cv2
 from annotated_types import Ge, Le
 
 from worldsim.errors import MissingDependencyError, WorldsimError
@@ -14,6 +15,7 @@ from worldsim.io.pictures import read_picture
 from worldsim.io.provenance import c2pa
 from worldsim.io.provenance.keys import private_key, public_text
 from worldsim.io.provenance.mark import (
+    FILM_SIDE,
     PERIOD,
     Reading,
     read_film,
@@ -48,8 +50,8 @@ class ProvenanceConfig:
     """Also look for the mark of this world: a shipped world's name, a folder, or the SHA-256 of its
     weights. A known mark is found where an unknown one is too weak."""
     crop: Annotated[int, Ge(0), Le(16)] = 0
-    """Films of 64 pixels height, or whose shorter side was 64 times a whole number: also try that
-    up to so many of these pixels were cut at the top and on the left."""
+    """Films of plain frames whose shorter side was 64 pixels times a whole number: also try that up
+    to so many of the 64 were cut at the top and on the left."""
     json: Path | None = None
     """Also write what was found to this file."""
 
@@ -165,7 +167,12 @@ def _read(frames: list[Array], film: bool, crop: int) -> Reading:
     found = read_film(frames)
     if found.found or not crop:
         return found
-    return read_film(frames, crop)
+    # Plain frames were enlarged a whole number of times.
+    height, width = frames[0].shape[:2]
+    scale = -(-min(height, width) // FILM_SIDE)
+    size = round(width / scale), round(height / scale)
+    small = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames]
+    return read_film(small, crop)
 
 
 def _frames(path: Path) -> list[Array]:

@@ -43,7 +43,7 @@ def test_the_worst_moments_come_first() -> None:
 
 
 def test_nothing_is_compared_after_an_end() -> None:
-    found = worst_moments([window(0, [0, 0, 5])], [dream([1, 2, 99], [0, 0, 0], 2)], 3)
+    found = worst_moments([window(0, [0, 0, 5])], [dream([9, 30, 99], [0, 0, 0], 2)], 3)
     assert found["picture"][0].index == 1 and not found["reward"]
     assert found["end"][0].index == 1
 

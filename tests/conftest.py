@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from worldsim.world.scene_files import ScenesConfig, load_scene, record_scenes
 # another. Nor does inductor, whose processes import torch once more.
 torch.set_num_threads(1)
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+# Exported files are signed: with a key of the tests, not the user's.
+os.environ["WORLDSIM_KEY"] = str(Path(tempfile.mkdtemp(prefix="worldsim-key-")) / "ed25519.pem")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

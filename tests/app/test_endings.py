@@ -31,6 +31,7 @@ GIVEN = {
     "evaluate-agent": ["runs/agent", "--world", "runs/first/world"],
     "agreement": ["runs/first/world"],
     "watch": ["runs/agent"],
+    "provenance": ["watch.mp4"],
     "bench": ["freedoom-tiny", "--json", "b.json"],
     "demo": [],
     "compare": ["carracing"],

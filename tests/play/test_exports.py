@@ -16,6 +16,8 @@ from PIL import Image
 from worldsim.envs.tiny_room import TinyRoom
 from worldsim.errors import InvalidInputError
 from worldsim.io.meshes import save_glb
+from worldsim.io.provenance.mark import read_picture_mark
+from worldsim.io.provenance.publish import SWITCH
 from worldsim.play.exports import Walk, export
 from worldsim.state import Trajectory
 
@@ -41,12 +43,22 @@ def told(text: str) -> None:
     assert (found["world"], found["weights_sha256"], found["seed"]) == ("room", "ab12", 7)
 
 
-def test_a_picture(walk: Walk) -> None:
+def test_a_picture(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    marked = read_mark(export(walk, "frame.png"))
+    assert marked == walk.origin.payload
+    monkeypatch.setenv(SWITCH, "off")
     with Image.open(io.BytesIO(export(walk, "frame.png"))) as picture:
         told(picture.info["comment"])
         pixels = np.asarray(picture)
     assert pixels.shape == (512, 512, 3)
     np.testing.assert_array_equal(pixels[::8, ::8], walk.frames[-1])
+
+
+def read_mark(content: bytes) -> int:
+    with Image.open(io.BytesIO(content)) as picture:
+        found = read_picture_mark(np.asarray(picture))
+    assert found.found
+    return found.payload
 
 
 def test_a_video(walk: Walk) -> None:

@@ -176,6 +176,14 @@ COMMANDS = {
         "agent",
         ending=endings.after_watch,
     ),
+    "provenance": Command(
+        "worldsim.app.provenance",
+        "ProvenanceConfig",
+        "provenance",
+        "Say where a file comes from: signature, manifest, mark.",
+        "file",
+        ending=endings.after_provenance,
+    ),
     "bench": Command(
         "worldsim.evaluation.bench",
         "BenchConfig",

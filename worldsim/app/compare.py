@@ -20,7 +20,8 @@ from worldsim.app.step_pictures import as_picture, step_pictures
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.metrics import psnr, sharpness
 from worldsim.io.pictures import panels
-from worldsim.io.video import write_video
+from worldsim.io.provenance.origin import Origin, hash_actions
+from worldsim.io.provenance.publish import publish_film
 from worldsim.protocols import Policy
 from worldsim.runtime.arguments import shown
 from worldsim.runtime.files import make_writable_folder, require_replaceable
@@ -133,9 +134,9 @@ def compare(config: CompareConfig, world: World | None = None) -> JsonObject:
     say(f"the dream takes in {len(lesson.start.rgb)} true frames, then dreams {count} steps")
     dreamed, _ = dream_on(world, world.initial([lesson.start], [config.seed]), lesson.acts)
     figures = measure(config, lesson, dreamed)
-    write_video(
-        video_frames(config, lesson, dreamed, figures["psnr_by_step"]), world.config.fps, config.out
-    )
+    origin = Origin(config.world, world.weights_id, config.seed, hash_actions(lesson.acts))
+    frames = video_frames(config, lesson, dreamed, figures["psnr_by_step"])
+    publish_film(frames, world.config.fps, config.out, origin)
     if config.json is not None:
         write_json(config.json, figures)
     print(explain(config, figures))

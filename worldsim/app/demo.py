@@ -19,8 +19,9 @@ from worldsim.camera import TURN_METRES, nearest_pose, quantise_depth, rotation_
 from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
 from worldsim.evaluation.metrics import psnr, sharpness
 from worldsim.evaluation.trip_recording import UNDO
-from worldsim.io.pictures import contact_sheet, depth_picture, panels, save_picture
-from worldsim.io.video import write_video
+from worldsim.io.pictures import contact_sheet, depth_picture, panels
+from worldsim.io.provenance.origin import Origin, hash_actions
+from worldsim.io.provenance.publish import publish, publish_film, publish_picture
 from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.slots import points_of
 from worldsim.memory.splat import POINT
@@ -137,10 +138,13 @@ def demo(config: DemoConfig, world: World | None = None) -> JsonObject:
     make_writable_folder(config.out)
     dream = dream_along(config, world, walk)
     metrics = measure(config, world, walk, dream)
-    save_picture(sheet(config, walk, dream), config.out / "rollout.png")
-    write_video(video_frames(config, walk, dream), world.config.fps, config.out / "rollout.mp4")
+    origin = Origin(config.world, world.weights_id, config.seed, hash_actions(walk.act.tolist()))
+    publish_picture(sheet(config, walk, dream), config.out / "rollout.png", origin)
+    film = video_frames(config, walk, dream)
+    publish_film(film, world.config.fps, config.out / "rollout.mp4", origin)
     if points_of(world.memory, dream.state.memory) is not None:
         MemoryHandle.of(world.memory, dream.state).to_ply(config.out / "memory.ply")
+        publish(config.out / "memory.ply", origin)
     write_json(config.out / "metrics.json", metrics)
     print(explain(config, metrics))
     return metrics

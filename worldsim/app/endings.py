@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from worldsim.app.generate import GenerateConfig
     from worldsim.app.journey import JourneyRunConfig
     from worldsim.app.play import PlayConfig
+    from worldsim.app.provenance import ProvenanceConfig
     from worldsim.app.serve import ServeConfig
     from worldsim.app.view import ViewConfig
     from worldsim.app.watch import WatchConfig
@@ -147,7 +148,14 @@ def after_agreement(config: AgreementConfig, _: object) -> Ending:
 def after_watch(config: WatchConfig, _: object) -> Ending:
     """The film; next, evaluate the agent."""
     of = () if config.world is None else ("--world", config.world)
-    return Ending(str(config.out), (line("worldsim", "evaluate-agent", config.agent, *of),))
+    result = str(config.out if config.failures is None else config.failures)
+    return Ending(result, (line("worldsim", "evaluate-agent", config.agent, *of),))
+
+
+def after_provenance(config: ProvenanceConfig, _: object) -> Ending:
+    """What was found; next, ask for one's own key."""
+    result = "printed above" if config.json is None else str(config.json)
+    return Ending(result, (line("worldsim", "provenance", config.file, "--key", "own"),))
 
 
 def after_bench(config: BenchConfig, _: object) -> Ending:

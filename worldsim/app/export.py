@@ -17,6 +17,7 @@ from worldsim.runtime.files import (
     make_writable_folder,
     replacing,
     require_replaceable,
+    sha256_of,
 )
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Number
@@ -96,6 +97,8 @@ def _is_scene(source: str) -> bool:
 
 
 def _export_world(config: ExportConfig) -> Path:
+    from worldsim.io.provenance.origin import Origin
+    from worldsim.io.provenance.publish import publish
     from worldsim.world import World
     from worldsim.world.files import require_repository, upload
 
@@ -116,6 +119,7 @@ def _export_world(config: ExportConfig) -> Path:
     if world.folder is not None and is_folder(world.folder / "scenes"):
         _copy(world.folder, config.out)
     world.save_pretrained(config.out, eight_bit=config.eight_bit)
+    publish(config.out / "world.json", Origin(config.source, world.weights_id))
     size = sum(path.stat().st_size for path in files_in(config.out))
     print(f"{config.out}: {size / 1e6:.1f} MB")
     if config.push_to_hub:
@@ -137,6 +141,8 @@ def _copy(source: Path, target: Path) -> None:
 def _export_snapshot(config: ExportConfig) -> Path:
     from worldsim.io.meshes import save_glb
     from worldsim.io.nerfstudio import save_nerfstudio
+    from worldsim.io.provenance.origin import Origin
+    from worldsim.io.provenance.publish import publish
     from worldsim.runtime.ply import save_ply
     from worldsim.world.opened import open_memory
 
@@ -154,14 +160,19 @@ def _export_snapshot(config: ExportConfig) -> Path:
     # Before anything is computed.
     make_writable_folder(out.parent)
     opened = open_memory(source, config.index)
+    file = source / "scene.json" if is_folder(source) else source
+    # A snapshot names its world and not the world's hash: the file itself is what is known.
+    origin = Origin(opened.world or stem, sha256_of(file))
     if form == "glb":
         mesh = _mesh(config, opened)
         save_glb(mesh, out)
+        publish(out, origin)
         print(f"{out}: {len(mesh.faces):,} triangles")
         return out
     points = opened.memory.points()
     if form == "ply":
         save_ply(points.position, points.colour, out)
+        publish(out, origin)
         print(f"{out}: {len(points):,} points")
         return out
     if opened.trajectory is None:
@@ -171,6 +182,7 @@ def _export_snapshot(config: ExportConfig) -> Path:
             "since version 2 of snapshots): export ply or glb, or save it anew"
         )
     save_nerfstudio(opened.trajectory, out, (points.position, points.colour), config.force)
+    publish(out / "transforms.json", origin)
     print(f"{out}: {len(opened.trajectory):,} frames, {len(points):,} points")
     return out
 

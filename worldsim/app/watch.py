@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Le
 
+from worldsim.app.compare import read_actions
+from worldsim.app.failures import play_windows, write_failures
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.episodes import Played, Task, dream_episodes, play_real, step_limit
 from worldsim.evaluation.policy_batch import PolicySpec
 from worldsim.io.pictures import panels
-from worldsim.io.video import write_video
+from worldsim.io.provenance.origin import Origin
+from worldsim.io.provenance.publish import publish_film
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ranges import Count, Scale, Seed
 from worldsim.runtime.types import Array
 from worldsim.shipped.agent_files import read_card
-from worldsim.shipped.policies import saved_folder
+from worldsim.shipped.policies import make_policy, saved_folder
 from worldsim.world import World
 from worldsim.world.files import find_world_of_file
 from worldsim.world.twin import make_twin
@@ -43,6 +48,17 @@ class WatchConfig:
     """Pixels of the video per pixel of the frames."""
     device: str | None = None
     """Device of the dream. By default CUDA if it is available."""
+    failures: Path | None = None
+    """Write the worst paired moments to this page (.html) instead of a video: dream beside real
+    twin under the same actions, where pictures, rewards or ends are furthest apart."""
+    episodes: Annotated[int, Ge(1), Le(100)] = 2
+    """Failures: episodes to play, with the seeds ``seed``, ``seed + 1`` and so on."""
+    horizon: Annotated[int, Ge(1), Le(256)] = 16
+    """Failures: steps that are dreamed before the world receives true frames again."""
+    moments: Annotated[int, Ge(1), Le(100)] = 8
+    """Failures: most moments of each kind."""
+    actions: Path | None = None
+    """Failures: JSON file with the actions of a walk to take instead of the agent's."""
     trust: bool = False
     """Use the real twin, world and policy class that files name, whatever they are: this imports
     and runs their code. Use it only for files whose author you trust."""
@@ -52,6 +68,15 @@ class WatchConfig:
         if self.out.suffix != ".mp4":
             raise InvalidInputError(
                 f"WatchConfig.out = {str(self.out)!r}: the video's name must end in .mp4"
+            )
+        if self.failures is not None and self.failures.suffix not in (".html", ".htm"):
+            raise InvalidInputError(
+                f"WatchConfig.failures = {str(self.failures)!r}: the page's name must end in .html"
+            )
+        if self.actions is not None and self.failures is None:
+            raise InvalidInputError(
+                "WatchConfig.actions is for the failure log: name its page with --failures, or "
+                "film actions with worldsim compare"
             )
 
 
@@ -67,6 +92,8 @@ def watch(config: WatchConfig, world: World | None = None) -> Path:
     if world is None and not name:
         raise InvalidInputError(f"agent {config.agent!r} names no world: give one with --world")
     world = world or World.from_pretrained(str(name), config.device, trust=config.trust)
+    if config.failures is not None:
+        return _failures(config, world, config.failures)
     require_replaceable(config.out)
     make_writable_folder(config.out.parent)
     spec = PolicySpec(config.agent, trust=config.trust)
@@ -78,13 +105,31 @@ def watch(config: WatchConfig, world: World | None = None) -> Path:
         twin.close()
     assert real.start is not None
     dream = dream_episodes(world, spec, [real.start], [config.seed], limit, batch=1, keep=True)[0]
-    write_video(video_frames(real, dream, config.scale), world.config.fps, config.out)
+    known = name or (world.folder.name if world.folder is not None else "world")
+    origin = Origin(str(known), world.weights_id, config.seed)
+    publish_film(video_frames(real, dream, config.scale), world.config.fps, config.out, origin)
     print(
         f"dream: {dream.steps} steps, return {dream.total:.2f}; real twin: {real.steps} steps, "
         f"return {real.total:.2f}. "
         f"Written to {config.out}."
     )
     return config.out
+
+
+def _failures(config: WatchConfig, world: World, page: Path) -> Path:
+    require_replaceable(page)
+    make_writable_folder(page.parent)
+    space = world.action_space
+    acts = None if config.actions is None else read_actions(config.actions, space)
+    policy = make_policy(config.agent, space, trust=config.trust)
+    seeds = list(range(config.seed, config.seed + (1 if acts is not None else config.episodes)))
+    windows = play_windows(world, policy, seeds, config.steps, config.horizon, acts)
+    name = config.world or (world.folder.name if world.folder is not None else "world")
+    agent = config.agent if config.actions is None else config.actions.name
+    moments = write_failures(page, agent, name, world, windows, config.moments, config.seed)
+    told = ", ".join(f"{len(found)} of {kind}" for kind, found in moments.items())
+    print(f"{sum(len(w.acts) for w in windows)} steps; worst moments: {told}. Written to {page}.")
+    return page
 
 
 def video_frames(real: Played, dream: Played, scale: int) -> list[Array]:

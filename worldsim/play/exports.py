@@ -13,8 +13,9 @@ import numpy as np
 
 from worldsim import __version__
 from worldsim.errors import InvalidInputError
-from worldsim.io.pictures import enlarge, save_picture
-from worldsim.io.video import write_video
+from worldsim.io.pictures import enlarge
+from worldsim.io.provenance.origin import Origin
+from worldsim.io.provenance.publish import publish_film, publish_picture
 from worldsim.runtime.ply import save_ply
 from worldsim.runtime.types import Array
 from worldsim.state import Trajectory
@@ -44,6 +45,11 @@ class Walk:
     seed: int
 
     @property
+    def origin(self) -> Origin:
+        """What sidecars and marks state."""
+        return Origin(self.world, self.weights, self.seed)
+
+    @property
     def metadata(self) -> dict[str, str]:
         """Texts by name for the metadata of files."""
         told = {
@@ -58,12 +64,13 @@ class Walk:
 
 def picture(walk: Walk, path: Path) -> None:
     """Write the newest frame as PNG."""
-    save_picture(_enlarge(walk.frames[-1]), path, walk.metadata)
+    publish_picture(_enlarge(walk.frames[-1]), path, walk.origin, walk.metadata)
 
 
 def video(walk: Walk, path: Path) -> None:
     """Write all frames as MP4."""
-    write_video([_enlarge(frame) for frame in walk.frames], walk.fps, path, walk.metadata)
+    frames = [_enlarge(frame) for frame in walk.frames]
+    publish_film(frames, walk.fps, path, walk.origin, walk.metadata)
 
 
 def cloud(walk: Walk, path: Path) -> None:

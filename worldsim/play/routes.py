@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import re
 import tempfile
@@ -15,6 +16,8 @@ from fastapi import APIRouter, Request, Response
 from PIL import Image
 
 from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.io.provenance.origin import Origin
+from worldsim.io.provenance.publish import sidecar_for
 from worldsim.play.exports import EXPORTS, Walk, export
 from worldsim.play.painting import Job, Painting
 from worldsim.protocols import HasPoints, remembers
@@ -38,6 +41,8 @@ MEDIA_TYPES = {
 }
 LARGEST_PICTURE = 20_000_000
 """Bytes of the largest picture that is taken."""
+LARGEST_SIGNED = 2**30
+"""Bytes of the largest file for which a sidecar is made."""
 LONGEST_PROMPT = 200
 MOST_STEPS = 100
 """Sampling steps of a new place."""
@@ -148,6 +153,19 @@ def play_router(world: str, painting: Painting, fresh: bool = False) -> APIRoute
         async with session.lock:
             await session.load(walk)
         return Response(status_code=204)
+
+    @router.post("/play/sessions/{session_id}/provenance/{name}")
+    async def provenance(request: Request, session_id: str, name: str) -> JsonObject:
+        session = request.app.state.manager.session(session_id)
+        async with session.lock:
+            origin = Origin(session.world_name, session.world.weights_id, session.seed or 0)
+        total, size = hashlib.sha256(), 0
+        async for chunk in request.stream():
+            total.update(chunk)
+            size += len(chunk)
+            if size > LARGEST_SIGNED:
+                raise InvalidInputError(f"files of at most {LARGEST_SIGNED:,} bytes are signed")
+        return sidecar_for(name, total.hexdigest(), size, origin)
 
     @router.get("/play/sessions/{session_id}/{name}")
     async def take_away(request: Request, session_id: str, name: str) -> Response:

@@ -22,6 +22,7 @@ EXTRAS = {
     "websockets": "play",
     "ray": "cluster",
     "s3fs": "cluster",
+    "c2pa": "provenance",
 }
 """By module, the extra of this distribution that installs it."""
 PACKAGES = {"ale_py": "ale-py"}

@@ -14,11 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.io.pictures import contact_sheet, depth_picture, enlarge, save_picture
+from worldsim.io.pictures import contact_sheet, depth_picture, enlarge
+from worldsim.io.provenance.publish import publish_picture
 from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.painting.journeys.trip import Trip
-from worldsim.painting.places.folder import save_generated
+from worldsim.painting.places.folder import origin_of, save_generated
 from worldsim.painting.places.place import level_pose
 from worldsim.protocols import PainterSpec
 from worldsim.runtime.types import Array, JsonMapping
@@ -86,7 +87,7 @@ def save_trip_scene(folder: Path, trip: Trip, spec: PainterSpec, told: JsonMappi
     save_generated(
         folder, frames, lens, trip.memory, starts, told, sheet=trip_sheet(trip), path=path
     )
-    save_picture(trip_map(trip, spec), folder / MAP)
+    publish_picture(trip_map(trip, spec), folder / MAP, origin_of(told))
     return folder
 
 

@@ -20,8 +20,9 @@ from torch import Tensor
 from worldsim import __version__
 from worldsim.camera import Camera, dequantise_depth, motion_to_matrix, snap_pose
 from worldsim.errors import InvalidInputError
-from worldsim.io.pictures import contact_sheet, depth_picture, enlarge, save_picture
-from worldsim.io.video import write_video
+from worldsim.io.pictures import contact_sheet, depth_picture, enlarge
+from worldsim.io.provenance.origin import Origin
+from worldsim.io.provenance.publish import publish, publish_film, publish_picture
 from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
 from worldsim.memory.splat import EMPTY, POINT
 from worldsim.memory.surfels import draw
@@ -107,10 +108,23 @@ def save_generated(
     position, colour = (x[0][:, solid].T.numpy() for x in (kept.position, kept.colour))
     with replacing_folder(folder) as new:
         write_scene(scene, new, starts, origin)
-        save_picture(sheet_of(frames) if sheet is None else sheet, new / SHEET)
-        write_video(film, FLY_FPS, new / FLIGHT)
+        come = origin_of(told)
+        publish(new / SCENE, come)
+        publish_picture(sheet_of(frames) if sheet is None else sheet, new / SHEET, come)
+        publish_film(film, FLY_FPS, new / FLIGHT, come)
         save_ply(position, colour, new / CLOUD)
+        publish(new / CLOUD, come)
     return folder
+
+
+def origin_of(told: JsonMapping) -> Origin:
+    """Return where a painted scene comes from: the painter, its weights and the seed."""
+    painter, config = str(told.get("painter") or "painter"), told.get("config")
+    # A journey tells its painter by the weights alone, and its seed among its settings.
+    seed = told.get("seed", config.get("seed") if isinstance(config, dict) else None)
+    weights = str(told.get("painter_sha256") or painter)
+    name = "painter" if weights == painter else painter
+    return Origin(name, weights, seed if isinstance(seed, int) else None)
 
 
 def _before_start(points: Points, frames: int) -> Points:

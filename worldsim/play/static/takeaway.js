@@ -47,13 +47,13 @@ export class TakeAway {
       async () => {
         const response = await request(file.path(session.info.id));
         const ending = file.file || file.path("").split("/").pop();
-        save(await response.blob(), `${world.name}-${ending}`);
+        await this.#saveSigned(session, await response.blob(), `${world.name}-${ending}`);
       }));
     rows.push(this.#row("Walk", "every action, edit and branch, to replay, .walk", "walk", async () => {
       const walk = await this.#walk();
       const start = needsSnapshot(walk)
         ? await (await request(`/play/sessions/${session.info.id}/start.safetensors`)).arrayBuffer() : null;
-      save(await toFile(walk, start), `${world.name}.walk`);
+      await this.#saveSigned(session, await toFile(walk, start), `${world.name}.walk`);
     }));
     $("files").replaceChildren(...rows);
     try {
@@ -70,6 +70,14 @@ export class TakeAway {
     } catch (error) {
       $("takeaway-error").textContent = error.message;
     }
+  }
+
+  /** Save a file, and its signed sidecar beside it. */
+  async #saveSigned(session, blob, name) {
+    save(blob, name);
+    const reply = await request(`/play/sessions/${session.info.id}/provenance/${encodeURIComponent(name)}`, { method: "POST", body: blob });
+    const sidecar = await reply.json();
+    if (sidecar.format) save(new Blob([JSON.stringify(sidecar, null, 2)], { type: "application/json" }), `${name}.provenance.json`);
   }
 
   async #walk() {

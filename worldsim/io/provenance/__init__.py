@@ -1,0 +1,1 @@
+"""Where exported files come from: signed sidecars, C2PA manifests and an invisible mark."""

@@ -43,9 +43,12 @@ def test_everything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str
     metrics = demo(config, tiny_world())
     assert sorted(p.name for p in config.out.iterdir()) == [
         "memory.ply",
+        "memory.ply.provenance.json",
         "metrics.json",
         "rollout.mp4",
+        "rollout.mp4.provenance.json",
         "rollout.png",
+        "rollout.png.provenance.json",
     ]
     assert json.loads((config.out / "metrics.json").read_text()) == metrics
     dreamed = 2 * 12 + PAUSE

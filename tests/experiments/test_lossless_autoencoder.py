@@ -1,4 +1,4 @@
-"""The small autoencoder of Wan whose weights are set returns its input, as its training form does."""
+"""The small autoencoder of Wan with set weights returns its input, as its training form does."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.helpers.painters import make_tiny_painter
 from tests.helpers.serving import Serving, serving
+from worldsim.io.provenance.sidecar import sidecar_of, verify
 from worldsim.play.painting import Painting
 from worldsim.play.routes import PUBLIC, STATIC, play_router
 from worldsim.world import World
@@ -136,3 +137,24 @@ def test_files_of_a_walk(served: Serving) -> None:
     assert ask(served, f"/play/sessions/{session['id']}/memory.ply")[1].startswith(b"ply\n")
     assert ask(served, f"/play/sessions/{session['id']}/secret.txt")[0] == 404
     assert ask(served, "/play/sessions/nobody/frame.png")[0] == 404
+
+
+def test_files_are_signed(served: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page gets a sidecar for the bytes that it saved; another file does not fit it."""
+    monkeypatch.setenv("WORLDSIM_KEY", str(tmp_path / "key.pem"))
+    headers = {"Authorization": "Bearer secret"}
+    _, session, _ = served.request("POST", "/sessions", {"world": "tiny", "seed": 1}, headers)
+    path = f"/play/sessions/{session['id']}"
+    picture = ask(served, f"{path}/frame.png")[1]
+    status, sidecar, _ = ask(served, f"{path}/provenance/frame.png", picture, "image/png")
+    assert status == 200
+    saved = tmp_path / "frame.png"
+    saved.write_bytes(picture)
+    sidecar_of(saved).write_bytes(sidecar)
+    verdict = verify(saved)
+    assert verdict.state == "valid" and verdict.claim["generated"] is True
+    assert verdict.claim["seed"] == 1 and verdict.claim["mark"]
+    saved.write_bytes(picture + b"\0")
+    assert verify(saved).state == "changed"
+    assert ask(served, "/play/sessions/nobody/provenance/frame.png", b"x")[0] == 404
+    assert ask(served, f"{path}/provenance/frame.png", b"x", token="")[0] in (401, 403)

@@ -28,6 +28,7 @@ from worldsim.errors import (
 )
 from worldsim.io.meshes import GLTF_FROM_WORLD
 from worldsim.io.nerfstudio import open_capture
+from worldsim.io.provenance.sidecar import verify
 from worldsim.memory import PointMemory, PointMemoryConfig, RadianceMemory, RadianceMemoryConfig
 from worldsim.scenes.capture import CaptureScene
 from worldsim.state import Trajectory
@@ -47,7 +48,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def load(name: str, device: Any = None) -> SimpleNamespace:
         assert (name, device) == (str(folder), "cpu")
-        return SimpleNamespace(folder=folder, save_pretrained=save)
+        return SimpleNamespace(folder=folder, save_pretrained=save, weights_id="0" * 64)
 
     monkeypatch.setattr(worldsim.world.World, "from_pretrained", load)
     return folder
@@ -57,6 +58,7 @@ def test_weights_and_start_scenes_are_written(trained: Path, tmp_path: Path):
     out = export(ExportConfig(str(trained), tmp_path / "out"))
     assert (out / "world.json").read_text() == "eight bit: True"
     assert (out / "scenes/a.png").read_bytes() == b"picture"
+    assert verify(out / "world.json").state == "valid"
 
 
 def test_a_world_is_not_overwritten(tmp_path: Path):

@@ -302,6 +302,13 @@ def measure(world: World, episodes: Sequence[Episode]) -> Scores:
     return results
 
 
+def rank_shares(matrices: Sequence[torch.Tensor]) -> dict[str, float]:
+    """Return the share of the squares of matrices that matrices of rank 4 and of 16 hold."""
+    values = [torch.linalg.svdvals(x.flatten(1)).square() for x in matrices if x.ndim > 1]
+    total = float(sum(x.sum() for x in values))
+    return {f"rank_{n}": float(sum(x[:n].sum() for x in values)) / total for n in (4, 16)}
+
+
 def changes(before: World, after: World) -> dict[str, dict[str, float]]:
     """Return what training changed, by group of layers.
 
@@ -318,15 +325,10 @@ def changes(before: World, after: World) -> dict[str, dict[str, float]]:
     for group, pattern in GROUPS.items():
         chosen = [pair for name, pair in pairs.items() if re.fullmatch(pattern, name)]
         changed = sum(float((b - a).square().sum()) for a, b in chosen)
-        values = [
-            torch.linalg.svdvals((b - a).flatten(1)).square() for a, b in chosen if a.ndim > 1
-        ]
-        total = float(sum(x.sum() for x in values))
         found[group] = {
             "relative": (changed / sum(float(a.square().sum()) for a, _ in chosen)) ** 0.5,
             "share": changed / whole,
-            "rank_4": float(sum(x[:4].sum() for x in values)) / total,
-            "rank_16": float(sum(x[:16].sum() for x in values)) / total,
+            **rank_shares([b - a for a, b in chosen]),
             "parameters": sum(a.numel() for a, _ in chosen),
         }
     return found
@@ -361,15 +363,11 @@ def gradients(args: Args, batches: int = 8) -> dict[str, dict[str, float]]:
         names = [name for name in first if re.fullmatch(pattern, name)]
         share = sum(product[name] for name in names) / sum(product.values())
         size = sum(first[name].numel() for name in names)
-        matrices = [first[name] + second[name] for name in names if first[name].ndim > 1]
-        values = [torch.linalg.svdvals(x.flatten(1)).square() for x in matrices]
-        total = float(sum(x.sum() for x in values))
         found[group] = {
             "parameters": size,
             "share": share,
             "per_parameter": share / (size / count),
-            "rank_4": float(sum(x[:4].sum() for x in values)) / total,
-            "rank_16": float(sum(x[:16].sum() for x in values)) / total,
+            **rank_shares([first[name] + second[name] for name in names]),
         }
     return found
 

@@ -23,6 +23,7 @@ from PIL import Image
 
 from worldsim.io.provenance import mark
 from worldsim.io.provenance.mark import DEFAULT, Settings
+from worldsim.runtime.json_config import read_json, write_json
 from worldsim.state import SceneStart
 
 FRAMES = 16
@@ -296,7 +297,7 @@ def main() -> None:
         return
     told: dict[str, Any] = {}
     if args.json and args.json.exists():
-        told = json.loads(args.json.read_text())
+        told = read_json(args.json)
     if args.command == "ideas":
         clips = load(args.clips, args.count or 200)
         few = {k: ATTACKS[k] for k in ("h264_crf_23", "trimmed_12_of_16")}
@@ -309,7 +310,7 @@ def main() -> None:
         told |= measure(clips, DEFAULT, ATTACKS, args.clips / "rows.jsonl")
         print(json.dumps(told, indent=1))
     if args.json:
-        args.json.write_text(json.dumps(told, indent=1) + "\n")
+        write_json(args.json, told)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def train_wan(args: Args, device: torch.device) -> None:
         autoencoder.train(vae, recording, folder, args.shares[0] * total, **_sized(args))
     else:
         autoencoder.store_statistics(vae, recording, folder)
-        training.save_weights(vae, folder)
+        training.save_weights(dict(vae.named_parameters()), folder)
     vae = autoencoder.load(folder, device, width=args.width, blocks=args.blocks)
     network = depth.build(args.depth_width).to(device)
     depth.train(network, recording, args.out / "depth", args.shares[1] * total, **_sized(args))

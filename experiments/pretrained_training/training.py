@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,22 +103,17 @@ class Training:
     def save(self) -> None:
         """Write the averaged weights in 16 bits, and the curve."""
         names = [name for name, p in self.model.named_parameters() if p.requires_grad]
-        tensors = dict(zip(names, (x.to(torch.float16).cpu() for x in self.average), strict=True))
-        with replacing(self.folder / "weights.safetensors") as path:
-            save_file(tensors, path)
+        save_weights(dict(zip(names, self.average, strict=True)), self.folder)
         if not self.curve:
             self.log()
         with replacing(self.folder / "curve.json") as path:
             path.write_text(json.dumps(self.curve))
 
 
-def save_weights(model: nn.Module, folder: Path) -> None:
-    """Write the parameters of a model in 16 bits, as :class:`Training` does."""
+def save_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write parameters in 16 bits to ``weights.safetensors`` in a folder, which may be new."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: p.detach().to(torch.float16).cpu().contiguous()
-        for name, p in model.named_parameters()
-    }
+    tensors = {name: x.detach().to(torch.float16).cpu().contiguous() for name, x in weights.items()}
     with replacing(folder / "weights.safetensors") as path:
         save_file(tensors, path)
 

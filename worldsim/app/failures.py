@@ -6,7 +6,6 @@ frames and dreams the next steps under the same actions, so each dreamed moment 
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Sequence
@@ -18,12 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from worldsim.app import pages
 from worldsim.evaluation.metrics import psnr
 from worldsim.io.pictures import enlarge
 from worldsim.io.provenance.origin import Origin, hash_actions
 from worldsim.io.provenance.publish import publish
 from worldsim.protocols import Policy
-from worldsim.runtime.files import write_bytes
 from worldsim.runtime.progress import follow
 from worldsim.runtime.types import Action, Array, Env
 from worldsim.state import SceneStart
@@ -44,12 +43,7 @@ KINDS = {
     "end": "Ends that disagree",
 }
 STYLE = """
-:root { --back: #fbfbfa; --card: #fff; --ink: #1c1d20; --soft: #63666d; --line: #dfe0e3; }
-@media (prefers-color-scheme: dark) { :root { --back: #15161a; --card: #1d1f24; --ink: #e8e9ec;
-  --soft: #a0a4ac; --line: #33363d; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--back); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 main { max-width: 1120px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 1.7rem; margin: 0 0 8px; } h2 { font-size: 1.2rem; margin: 36px 0 12px; }
 h3 { font-size: 1rem; margin: 0 0 8px; } p { margin: 0 0 12px; max-width: 76ch; }
@@ -235,23 +229,23 @@ def write_failures(
     origin = Origin(
         name, world.weights_id, seed, hash_actions(act for w in windows for act in w.acts)
     )
-    write_bytes(path, _page(agent, name, windows, moments).encode())
+    title = f"Where {name} fails under {agent}"
+    pages.write_page(path, title, STYLE, _body(title, agent, windows, moments))
     publish(path, origin)
     return moments
 
 
-def _page(
+def _body(
+    title: str,
     agent: str,
-    name: str,
     windows: Sequence[Window],
     moments: dict[str, list[Moment]],
 ) -> str:
     steps = sum(len(w.acts) for w in windows)
     episodes = len({w.episode for w in windows})
     horizon = max((len(w.acts) for w in windows), default=0)
-    title = html.escape(f"Where {name} fails under {agent}")
     parts = [
-        f"<h1>{title}</h1>",
+        f"<h1>{html.escape(title)}</h1>",
         f"<p>{html.escape(agent)} played {steps:,} steps of the real twin in {episodes} "
         f"episode{'s' if episodes != 1 else ''}. Every {horizon} steps the world received the true "
         "frames and dreamed the next ones under the same actions. Below are the moments at which "
@@ -266,13 +260,7 @@ def _page(
             continue
         shown = "".join(_moment(one) for one in moments[kind])
         parts.append(f'<div class="moments">{shown}</div>')
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{title}</title><style>{STYLE}</style></head>"
-        f"<body><main>{''.join(parts)}</main></body></html>\n"
-    )
+    return "".join(parts)
 
 
 def _moment(moment: Moment) -> str:
@@ -315,5 +303,4 @@ def _image(picture: Array, text: str) -> str:
     file = io.BytesIO()
     scale = max(1, 96 // picture.shape[0])
     Image.fromarray(enlarge(picture, scale)).save(file, "WEBP", lossless=True)
-    content = base64.b64encode(file.getvalue()).decode()
-    return f'<img src="data:image/webp;base64,{content}" alt="{html.escape(text)}">'
+    return pages.image(file.getvalue(), "webp", text)

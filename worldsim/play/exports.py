@@ -64,13 +64,13 @@ class Walk:
 
 def picture(walk: Walk, path: Path) -> None:
     """Write the newest frame as PNG."""
-    publish_picture(_enlarge(walk.frames[-1]), path, walk.origin, walk.metadata)
+    publish_picture(_enlarge(walk.frames[-1]), path, walk.origin, walk.metadata, sidecar=False)
 
 
 def video(walk: Walk, path: Path) -> None:
     """Write all frames as MP4."""
     frames = [_enlarge(frame) for frame in walk.frames]
-    publish_film(frames, walk.fps, path, walk.origin, walk.metadata)
+    publish_film(frames, walk.fps, path, walk.origin, walk.metadata, sidecar=False)
 
 
 def cloud(walk: Walk, path: Path) -> None:
@@ -125,7 +125,10 @@ EXPORTS: Mapping[str, Export] = {
 
 
 def export(walk: Walk, name: str) -> bytes:
-    """Return the content of the file ``name`` of :data:`EXPORTS`."""
+    """Return the content of the file ``name`` of :data:`EXPORTS`.
+
+    Its sidecar is made where it is saved: the page asks for it.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / name
         EXPORTS[name].write(walk, path)

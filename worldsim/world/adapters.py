@@ -16,7 +16,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard, TypeVar
@@ -280,9 +280,10 @@ def _read_config(folder: Path) -> _Ranks:
                 f"{key} = {plain!r}"
             )
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    patterns = [config.get(f"{name}_pattern") or {} for name in ("rank", "alpha")]
-    for name, pattern, fits in zip(("rank", "alpha"), patterns, (_is_rank, _is_alpha), strict=True):
-        if not isinstance(pattern, dict) or not all(map(fits, pattern.values())):
+    checks: dict[str, Callable[[object], bool]] = {"rank": _is_rank, "alpha": _is_alpha}
+    patterns = {name: config.get(f"{name}_pattern") or {} for name in checks}
+    for name, pattern in patterns.items():
+        if not isinstance(pattern, dict) or not all(map(checks[name], pattern.values())):
             raise DamagedFileError(
                 f"{path} has {name}_pattern = {str(pattern)[:80]}: a number for each of some "
                 f"layers is needed; copy the adapter again"
@@ -292,7 +293,7 @@ def _read_config(folder: Path) -> _Ranks:
             f"{path} has r = {str(rank)[:20]} and lora_alpha = {str(alpha)[:20]}: a whole number "
             f"from 1 and a number are needed; copy the adapter again"
         )
-    return _Ranks(rank, alpha, config.get("use_rslora") is True, *patterns)
+    return _Ranks(rank, alpha, config.get("use_rslora") is True, *patterns.values())
 
 
 def _base(weights: Path) -> str:

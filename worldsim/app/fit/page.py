@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
@@ -10,13 +9,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from worldsim.app import pages
 from worldsim.app.fit.charts import diagonal_chart, line_chart
 from worldsim.app.fit.config import FitConfig
 from worldsim.app.fit.plan import Plan, recording_of, round_folder
 from worldsim.app.fit.verdict import Figures, Verdict
 from worldsim.evaluation.statistics import interval_text
 from worldsim.io.video import read_video
-from worldsim.runtime.files import write_bytes
 from worldsim.runtime.progress import span
 
 FRAME_MS = 80
@@ -29,14 +28,11 @@ LOSSES = {
 }
 """Entries of the training's history that are drawn."""
 STYLE = """
-:root { --back: #fbfbfa; --card: #fff; --ink: #1c1d20; --soft: #63666d; --line: #dfe0e3;
-  --c0: #2563c9; --c1: #c2571a; --c2: #2f8a4c; --good: #1d7a43; --bad: #b3382c; --code: #f1f2f4; }
-@media (prefers-color-scheme: dark) { :root { --back: #15161a; --card: #1d1f24; --ink: #e8e9ec;
-  --soft: #a0a4ac; --line: #33363d; --c0: #7aa9f7; --c1: #f0a06a; --c2: #74cf94; --good: #6fd195;
-  --bad: #f2897c; --code: #26292f; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--back); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+:root { --c0: #2563c9; --c1: #c2571a; --c2: #2f8a4c; --good: #1d7a43; --bad: #b3382c;
+  --code: #f1f2f4; }
+@media (prefers-color-scheme: dark) { :root { --c0: #7aa9f7; --c1: #f0a06a; --c2: #74cf94;
+  --good: #6fd195; --bad: #f2897c; --code: #26292f; } }
+body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 main { max-width: 1060px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 8px; }
 h2 { font-size: 1.2rem; margin: 40px 0 12px; }
@@ -107,17 +103,7 @@ def write_page(
         _recording(found, verdict),
         _made(config, plan, number, seconds),
     ]
-    title = html.escape(f"{config.env_id}: worldsim fit")
-    write_bytes(
-        path,
-        (
-            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<meta name="color-scheme" content="light dark">'
-            f"<title>{title}</title><style>{STYLE}</style></head>"
-            f"<body><main>{''.join(parts)}</main></body></html>\n"
-        ).encode(),
-    )
+    pages.write_page(path, f"{config.env_id}: worldsim fit", STYLE, "".join(parts))
 
 
 def _head(
@@ -149,7 +135,7 @@ def _head(
 def _pictures(folder: Path, found: Figures) -> str:
     who = "persistent actions" if found.agreement is None else "the agent"
     same = found.same_actions
-    strip = _picture((folder / "strip.png").read_bytes(), "png", "True and dreamed frames")
+    strip = pages.image((folder / "strip.png").read_bytes(), "png", "True and dreamed frames")
     return (
         '<h2>Dream and real twin</h2><div class="pair">'
         f"<figure>{_film(folder / 'film.mp4')}<figcaption>The same first frame and {who} in both. "
@@ -168,12 +154,7 @@ def _film(path: Path) -> str:
         stream, "WEBP", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0,
         quality=85, method=2,
     )  # fmt: skip
-    return _picture(stream.getvalue(), "webp", "A dream beside the real twin, moving")
-
-
-def _picture(content: bytes, kind: str, text: str) -> str:
-    coded = base64.b64encode(content).decode()
-    return f'<img alt="{html.escape(text)}" src="data:image/{kind};base64,{coded}">'
+    return pages.image(stream.getvalue(), "webp", "A dream beside the real twin, moving")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: int = 0) -> str:

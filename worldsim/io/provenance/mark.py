@@ -206,17 +206,12 @@ def _frame_key(index: int, rows: int, columns: int, n: int) -> tuple[Array, Arra
     return signs.reshape(shape).astype(np.float32), elements.reshape(shape)
 
 
-@lru_cache(maxsize=64)
 def _film_key(
     first: int, t: int, rows: int, columns: int, n: int, hold: int
 ) -> tuple[Array, Array]:
     """Return signs and code elements (t, rows, columns, n) from the frame ``first`` on."""
     keys = [_frame_key((first + i) // hold % PERIOD, rows, columns, n) for i in range(t)]
     return np.stack([signs for signs, _ in keys]), np.stack([one for _, one in keys])
-
-
-def _key_of(frame: int, settings: Settings) -> int:
-    return frame // settings.hold % PERIOD
 
 
 @lru_cache(maxsize=1)
@@ -298,10 +293,8 @@ def _embed(frames: Sequence[Array], payload: int, side: int, settings: Settings)
     code = _sign(payload)
     host = _coefficients(luma, settings)
     t, rows, columns, n = host.shape
-    signs = np.empty_like(host)
-    for i in range(t):
-        sign, elements = _frame_key(_key_of(i, settings), rows, columns, n)
-        signs[i] = sign * code[elements]
+    signs, elements = _film_key(0, t, rows, columns, n, settings.hold)
+    signs = signs * code[elements]
     weight = np.ones_like(host)
     made = pictures
     for _ in range(max(1, settings.refine)):

@@ -35,21 +35,29 @@ def publish_film(
     path: Path,
     origin: Origin,
     metadata: Mapping[str, str] | None = None,
+    sidecar: bool = True,
 ) -> None:
-    """Mark frames (h, w, 3) uint8, write them as MP4, and sign the file."""
+    """Mark frames (h, w, 3) uint8, write them as MP4, and sign the file as :func:`publish` does."""
     marked = choice() == "on"
     shown = embed_film(frames, origin.payload) if marked and len(frames) else frames
     write_video(shown, fps, path, metadata)
-    publish(path, origin, origin.payload if marked else None)
+    publish(path, origin, origin.payload if marked else None, sidecar)
 
 
 def publish_picture(
-    picture: Array, path: Path, origin: Origin, metadata: Mapping[str, str] | None = None
+    picture: Array,
+    path: Path,
+    origin: Origin,
+    metadata: Mapping[str, str] | None = None,
+    sidecar: bool = True,
 ) -> None:
-    """Mark a picture (h, w, 3) uint8, write it as PNG or WebP, and sign the file."""
+    """Mark a picture (h, w, 3) uint8, write it as PNG or WebP, and sign the file.
+
+    The file is signed as :func:`publish` does.
+    """
     marked = choice() == "on"
     save_picture(embed_picture(picture, origin.payload) if marked else picture, path, metadata)
-    publish(path, origin, origin.payload if marked else None)
+    publish(path, origin, origin.payload if marked else None, sidecar)
 
 
 def sidecar_for(name: str, sha256: str, size: int, origin: Origin) -> JsonObject:
@@ -63,10 +71,11 @@ def sidecar_for(name: str, sha256: str, size: int, origin: Origin) -> JsonObject
     return make_sidecar(sha256, size, origin, origin.payload if marked else None, private_key())
 
 
-def publish(path: Path, origin: Origin, mark: int | None = None) -> None:
+def publish(path: Path, origin: Origin, mark: int | None = None, sidecar: bool = True) -> None:
     """Sign a written file: a C2PA manifest if a certificate is named, and a sidecar.
 
     mark: the 32 bits that the file's mark carries, None without.
+    sidecar: False where the file is handed on, and its sidecar made there (:func:`sidecar_for`).
 
     A key that cannot be made or read costs the sidecar, with a warning, and not the file.
     """
@@ -75,6 +84,8 @@ def publish(path: Path, origin: Origin, mark: int | None = None) -> None:
     own = c2pa.certificate()
     if own is not None and path.suffix.lower() in c2pa.MEDIA_TYPES:
         c2pa.sign(path, origin, own)
+    if not sidecar:
+        return
     try:
         write_sidecar(path, origin, mark)
     except StorageError as error:
